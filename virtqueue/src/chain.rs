@@ -1,0 +1,234 @@
+//! A chain that is being built.
+
+use core::ptr::NonNull;
+
+use virtio_spec::split_ring::DescriptorFlags;
+
+use crate::error::ChainError;
+use crate::memory::{Access, Memory, Piece};
+use crate::segment::Segment;
+use crate::shared::{Shared, SharedDescriptor};
+use crate::slot::{Attachment, Slot, SlotMemory, State, Token, inside};
+use crate::split::{SplitRing, descriptor_rest};
+
+/// The most bytes that a chain has (2.7.5.2).
+const CHAIN_BYTES_MAX: u64 = 1 << 32;
+
+/// A chain that is being built, in a slot that was taken for it. What the device reads comes first, then what it
+/// writes.
+///
+/// Dropped without [`submit`](Chain::submit), it ends the mappings that it made and frees its slot.
+pub struct Chain<'q, M: Memory, T: Attachment> {
+    pub(crate) ring: &'q mut SplitRing<M>,
+    pub(crate) memory: &'q M,
+    pub(crate) slot: &'q mut Slot<T>,
+    pub(crate) slot_memory: SlotMemory<'q, T>,
+    /// The device address of the slot's shared bytes.
+    pub(crate) slot_address: u64,
+    /// The indirect table behind the slot's shared bytes, with room for `chain_max` descriptors. `None`: direct.
+    pub(crate) table: Option<NonNull<SharedDescriptor>>,
+    /// Room for `chain_max` segments, or none where the shared table is all that is needed.
+    pub(crate) segments: &'q mut [Segment],
+    pub(crate) chain_max: u16,
+    pub(crate) segment_max_bytes: u32,
+    pub(crate) little_endian: bool,
+    pub(crate) in_flight: &'q mut u16,
+    pub(crate) id: u16,
+    pub(crate) count: u16,
+    pub(crate) bytes: u64,
+    /// How many of them the device writes.
+    pub(crate) writable_bytes: u64,
+    /// Flags and length of the last descriptor.
+    pub(crate) last: (u32, DescriptorFlags),
+}
+
+/// A chain that could not be submitted, and what was to be attached to it.
+#[derive(Debug)]
+pub struct SubmitError<T> {
+    /// Why not.
+    pub error: ChainError,
+    /// What was to be attached.
+    pub attachment: T,
+}
+
+impl<M: Memory, T: Attachment> Chain<'_, M, T> {
+    /// The slot's own shared memory.
+    #[inline]
+    pub fn slot(&self) -> &SlotMemory<'_, T> {
+        &self.slot_memory
+    }
+
+    /// Adds a part of the slot's own memory, from `offset` on, as one descriptor.
+    ///
+    /// # Errors
+    ///
+    /// [`ChainError::OutsideSlot`], [`ChainError::TooManyDescriptors`], [`ChainError::ReadableAfterWritable`].
+    #[inline]
+    pub fn slot_part(&mut self, offset: usize, bytes: usize, access: Access) -> Result<(), ChainError> {
+        inside::<T>(offset, bytes)?;
+        let Ok(bytes) = u32::try_from(bytes) else {
+            return Err(ChainError::TooManyBytes);
+        };
+        self.push(Segment {
+            start: None,
+            device_address: self.slot_address.wrapping_add(offset as u64),
+            bytes,
+            access,
+            mapped_bytes: 0,
+        })
+    }
+
+    /// Adds a buffer: one descriptor for each piece of it that is contiguous for the device and no longer than the
+    /// longest segment. An empty buffer adds none.
+    ///
+    /// # Errors
+    ///
+    /// What [`slot_part`](Chain::slot_part) returns, and [`ChainError::Memory`]. Part of the buffer may have been added
+    /// then: drop the chain.
+    ///
+    /// # Safety
+    ///
+    /// `start` is valid for reads of `bytes` bytes, and for writes if the device writes them, until the chain has been
+    /// taken from the queue ([`Used::take`](crate::Used::take)), or dropped without having been submitted, or the
+    /// device has acknowledged a reset. Until then nobody else writes to them, nor reads them if the device writes.
+    #[inline]
+    pub unsafe fn buffer(&mut self, start: NonNull<u8>, bytes: usize, access: Access) -> Result<(), ChainError> {
+        let mut done = 0;
+        while done < bytes {
+            // SAFETY: `done` is less than `bytes`, for which `start` is valid.
+            let from = unsafe { start.add(done) };
+            // SAFETY: the rest of the buffer is valid as long as the caller promises.
+            let piece = unsafe { self.memory.map(from, bytes - done, access) }?;
+            let mapped = piece.bytes.min(bytes - done);
+            if mapped == 0 {
+                return Err(ChainError::Memory(crate::MemoryError::NotMapped { address: from.addr().get() }));
+            }
+            self.piece(from, Piece { bytes: mapped, ..piece }, access)?;
+            done += mapped;
+        }
+        Ok(())
+    }
+
+    /// Adds a piece that was just mapped.
+    #[inline]
+    fn piece(&mut self, start: NonNull<u8>, piece: Piece, access: Access) -> Result<(), ChainError> {
+        let mut segment = Segment {
+            start: Some(start),
+            device_address: piece.device_address,
+            bytes: 0,
+            access,
+            mapped_bytes: piece.bytes,
+        };
+        let mut left = piece.bytes;
+        while left > 0 {
+            let bytes = u32::try_from(left).unwrap_or(u32::MAX).min(self.segment_max_bytes);
+            segment.bytes = bytes;
+            if let Err(error) = self.push(segment) {
+                // Once one segment is recorded, the mapping ends with it; before, it ends here.
+                if M::UNMAPS && segment.start.is_some() {
+                    // SAFETY: the chain was not submitted, and the segment was not recorded.
+                    unsafe { segment.unmap(self.memory) };
+                }
+                return Err(error);
+            }
+            left -= bytes as usize;
+            segment.start = None;
+            segment.device_address = segment.device_address.wrapping_add(u64::from(bytes));
+        }
+        Ok(())
+    }
+
+    /// Adds one descriptor.
+    #[inline]
+    fn push(&mut self, segment: Segment) -> Result<(), ChainError> {
+        let mut flags = DescriptorFlags::NEXT;
+        match segment.access {
+            Access::DeviceReads if self.writable_bytes > 0 => return Err(ChainError::ReadableAfterWritable),
+            Access::DeviceReads => {}
+            Access::DeviceWrites => {
+                flags |= DescriptorFlags::WRITE;
+                self.writable_bytes += u64::from(segment.bytes);
+            }
+        }
+        if self.count >= self.chain_max {
+            return Err(ChainError::TooManyDescriptors { max: self.chain_max });
+        }
+        self.bytes += u64::from(segment.bytes);
+        if let Some(recorded) = self.segments.get_mut(usize::from(self.count)) {
+            *recorded = segment;
+        }
+        self.count += 1;
+        if let Some(table) = self.table_entry(self.count - 1) {
+            let address = segment.device_address;
+            table.at(0).address.store(if self.little_endian { address.to_le() } else { address });
+            table.at(0).rest.store(descriptor_rest(self.little_endian, segment.bytes, flags, self.count));
+        }
+        self.last = (segment.bytes, flags);
+        Ok(())
+    }
+
+    /// The descriptor `index` of the slot's table, which must be less than `chain_max`.
+    #[inline]
+    fn table_entry(&self, index: u16) -> Option<Shared<SharedDescriptor>> {
+        let table = self.table?;
+        // SAFETY: callers hold `index < chain_max`, the length of the table.
+        Some(unsafe { Shared::one(table.add(usize::from(index)).cast(), 0) })
+    }
+
+    /// Puts the chain on the ring. The device sees it after [`Queue::commit`](crate::Queue::commit).
+    ///
+    /// # Errors
+    ///
+    /// [`ChainError::Empty`]; [`ChainError::TooManyBytes`]; [`ChainError::Full`] on a queue without INDIRECT_DESC that
+    /// has too few free descriptors left for this chain. What was to be attached comes back.
+    #[inline]
+    pub fn submit(mut self, attachment: T) -> Result<Token, SubmitError<T>> {
+        if let Err(error) = self.finish() {
+            return Err(SubmitError { error, attachment });
+        }
+        let slot = &mut *self.slot;
+        slot.attachment = Some(attachment);
+        slot.written_bytes = u32::try_from(self.writable_bytes).unwrap_or(u32::MAX);
+        slot.segments = self.count;
+        slot.state = State::InFlight;
+        *self.in_flight += 1;
+        let token = Token { id: self.id, generation: slot.generation };
+        // Nothing is left to undo.
+        core::mem::forget(self);
+        Ok(token)
+    }
+
+    #[inline]
+    fn finish(&mut self) -> Result<(), ChainError> {
+        let Some(last) = self.count.checked_sub(1) else {
+            return Err(ChainError::Empty);
+        };
+        if self.bytes > CHAIN_BYTES_MAX {
+            return Err(ChainError::TooManyBytes);
+        }
+        match self.table_entry(last) {
+            Some(entry) => {
+                let (bytes, flags) = self.last;
+                entry.at(0).rest.store(descriptor_rest(self.little_endian, bytes, flags - DescriptorFlags::NEXT, 0));
+                self.ring.add_indirect(self.id, self.count);
+                Ok(())
+            }
+            None => {
+                let segments = self.segments.get(..usize::from(self.count)).unwrap_or_default();
+                self.ring.add_direct(self.id, segments)
+            }
+        }
+    }
+}
+
+impl<M: Memory, T: Attachment> Drop for Chain<'_, M, T> {
+    fn drop(&mut self) {
+        if M::UNMAPS {
+            for segment in self.segments.iter().take(usize::from(self.count)) {
+                // SAFETY: the device never saw the chain; each segment is unmapped once, here.
+                unsafe { segment.unmap(self.memory) };
+            }
+        }
+        self.ring.release(self.id, 1);
+    }
+}

@@ -1,0 +1,339 @@
+//! A queue: a ring, and a slot for each chain that can be in flight.
+
+use virtio_spec::split_ring::{DescriptorFlags, MAX_QUEUE_SIZE};
+
+use crate::chain::Chain;
+use crate::error::{ChainError, QueueSetupError, Violation};
+use crate::layout::SplitLayout;
+use crate::memory::{Memory, PageRequest, Purpose};
+use crate::owned::{OwnedPages, PrivateSlice};
+use crate::segment::Segment;
+use crate::settings::{Areas, MemoryNeed, Settings};
+use crate::shared::SharedDescriptor;
+use crate::slot::{Attachment, Slot, SlotMemory, State, Token};
+use crate::split::SplitRing;
+use crate::used::Used;
+
+/// The fewest entries of a queue: a read of a block device takes three descriptors.
+const MIN_QUEUE_SIZE: u16 = 4;
+
+/// Slots start at multiples of a usual cache line, so that the device, which writes into one, does not take the line of
+/// another from the processor.
+const SLOT_ALIGN: usize = 64;
+
+/// One virtqueue, as its driver sees it.
+///
+/// `M` is the kernel's memory, `T` what the driver attaches to each chain.
+///
+/// While the device may know the queue ([`areas`](Queue::areas) was called and no reset acknowledged since,
+/// [`device_let_go`](Queue::device_let_go)), dropping it leaks the memory that it shares with the device, and what is
+/// attached to chains in flight: it must not become something else while the device may still touch it.
+pub struct Queue<M: Memory, T: Attachment> {
+    ring: SplitRing<M>,
+    slots: PrivateSlice<Slot<T>, M>,
+    /// For each slot `recorded` segments: `chain_max`, or none at all.
+    segments: PrivateSlice<Segment, M>,
+    recorded: usize,
+    /// For each slot its shared bytes and its indirect table.
+    shared: OwnedPages<M>,
+    slot_stride: usize,
+    memory: M,
+    settings: Settings,
+    in_flight: u16,
+    broken: Option<Violation>,
+    exposed: bool,
+}
+
+impl<M: Memory, T: Attachment> Queue<M, T> {
+    /// Where the indirect table of a slot starts, behind the driver's own bytes.
+    const TABLE_OFFSET: usize = T::SLOT_BYTES.next_multiple_of(size_of::<SharedDescriptor>());
+
+    /// The distance from one slot to the next in shared memory.
+    const fn slot_stride(settings: &Settings) -> usize {
+        let table = if settings.indirect { settings.chain_max as usize * size_of::<SharedDescriptor>() } else { 0 };
+        (Self::TABLE_OFFSET + table).next_multiple_of(SLOT_ALIGN)
+    }
+
+    /// The number of segments that are kept for each slot in private memory.
+    const fn recorded(settings: &Settings) -> usize {
+        // An indirect table says all about a chain, unless the kernel wants to know what to unmap: the table lies in
+        // shared memory, so the driver does not read it back.
+        if M::UNMAPS || !settings.indirect { settings.chain_max as usize } else { 0 }
+    }
+
+    /// The memory that a queue of these settings takes; a kernel can evaluate it while compiling.
+    ///
+    /// ```
+    /// # use virtqueue::{Attachment, Memory, MemoryNeed, Queue, Settings};
+    /// # struct Request;
+    /// # impl Attachment for Request { const SLOT_BYTES: usize = 64; }
+    /// # const fn need<M: Memory>() -> MemoryNeed {
+    /// const SETTINGS: Settings = Settings { chain_max: 4, indirect: true, ..Settings::new(16) };
+    /// let need: MemoryNeed = Queue::<M, Request>::memory_need(&SETTINGS);
+    /// # need }
+    /// ```
+    pub const fn memory_need(settings: &Settings) -> MemoryNeed {
+        let size = settings.size as usize;
+        MemoryNeed {
+            ring: SplitLayout::new(settings.size, settings.contiguous_align).bytes,
+            slots: size * Self::slot_stride(settings),
+            private: size * (size_of::<u16>() + size_of::<Slot<T>>() + Self::recorded(settings) * size_of::<Segment>()),
+        }
+    }
+
+    /// Makes an empty queue. The device knows nothing of it yet.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueSetupError`] for a size or a chain length that no queue has, or when the kernel has no memory. Nothing
+    /// stays allocated.
+    pub fn new(memory: M, settings: Settings) -> Result<Self, QueueSetupError> {
+        let Settings { size, chain_max, .. } = settings;
+        if !size.is_power_of_two() || !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&size) {
+            return Err(QueueSetupError::Size { size });
+        }
+        if chain_max == 0 || chain_max > size {
+            return Err(QueueSetupError::ChainMax { chain_max, size });
+        }
+        let ring = SplitRing::new(&memory, &settings)?;
+        let count = usize::from(size);
+        let failed = |bytes| move |error| QueueSetupError::Memory { bytes, error };
+        let slots =
+            PrivateSlice::allocate(&memory, count, |_| Slot::free()).map_err(failed(count * size_of::<Slot<T>>()))?;
+        let recorded = Self::recorded(&settings);
+        let segments = PrivateSlice::allocate(&memory, count * recorded, |_| Segment::EMPTY)
+            .map_err(failed(count * recorded * size_of::<Segment>()))?;
+        let slot_stride = Self::slot_stride(&settings);
+        let bytes = count * slot_stride;
+        let request = PageRequest { bytes, align: SLOT_ALIGN, max_address: u64::MAX, purpose: Purpose::Shared };
+        let shared = OwnedPages::allocate(&memory, request).map_err(failed(bytes))?;
+        if settings.indirect {
+            for id in 0..size {
+                let offset = usize::from(id) * slot_stride + Self::TABLE_OFFSET;
+                ring.set_table(id, shared.device_address().wrapping_add(offset as u64));
+            }
+        }
+        Ok(Self {
+            ring,
+            slots,
+            segments,
+            recorded,
+            shared,
+            slot_stride,
+            memory,
+            settings,
+            in_flight: 0,
+            broken: None,
+            exposed: false,
+        })
+    }
+
+    /// Where the queue is, to be told to the device.
+    ///
+    /// From now on the device may touch it: it is leaked when dropped, until
+    /// [`device_let_go`](Queue::device_let_go).
+    pub fn areas(&mut self) -> Areas {
+        self.exposed = true;
+        self.ring.areas()
+    }
+
+    /// Says that the device will not touch the queue, nor any buffer in it, any more: dropping it now frees all of it.
+    ///
+    /// # Safety
+    ///
+    /// The device was never told of the queue, or it was reset since and has acknowledged the reset.
+    pub unsafe fn device_let_go(&mut self) {
+        self.exposed = false;
+    }
+
+    /// The settings that the queue was made from.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The number of chains that the device may have.
+    pub fn in_flight(&self) -> u16 {
+        self.in_flight
+    }
+
+    /// The number of chains that can still be started; without INDIRECT_DESC an upper bound, as each takes several
+    /// entries.
+    pub fn free(&self) -> u16 {
+        self.ring.free()
+    }
+
+    /// How the device broke the rules, if it did.
+    pub fn broken(&self) -> Option<Violation> {
+        self.broken
+    }
+
+    /// Starts a chain in a free slot.
+    ///
+    /// # Errors
+    ///
+    /// [`ChainError::Full`], [`ChainError::Broken`].
+    #[inline]
+    pub fn chain(&mut self) -> Result<Chain<'_, M, T>, ChainError> {
+        if let Some(violation) = self.broken {
+            return Err(ChainError::Broken(violation));
+        }
+        let id = self.ring.reserve().ok_or(ChainError::Full)?;
+        let index = usize::from(id);
+        let Some(slot) = self.slots.get_mut(index) else {
+            return Err(ChainError::Full);
+        };
+        let segments = self.segments.get_mut(index * self.recorded..).unwrap_or_default();
+        let (segments, _) = segments.split_at_mut_checked(self.recorded).unwrap_or_default();
+        // SAFETY: `id` is less than the number of slots, for each of which `shared` has `slot_stride` bytes.
+        let base = unsafe { self.shared.start().add(index * self.slot_stride) };
+        Ok(Chain {
+            ring: &mut self.ring,
+            memory: &self.memory,
+            slot,
+            // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
+            slot_memory: unsafe { SlotMemory::new(base, self.settings.contiguous_align.is_none()) },
+            slot_address: self.shared.device_address().wrapping_add((index * self.slot_stride) as u64),
+            table: if self.settings.indirect {
+                // SAFETY: the table lies behind the driver's bytes in the same slot.
+                Some(unsafe { base.add(Self::TABLE_OFFSET) }.cast())
+            } else {
+                None
+            },
+            segments,
+            chain_max: self.settings.chain_max,
+            segment_max_bytes: self.settings.segment_max_bytes.max(1),
+            little_endian: self.settings.contiguous_align.is_none(),
+            in_flight: &mut self.in_flight,
+            id,
+            count: 0,
+            bytes: 0,
+            writable_bytes: 0,
+            last: (0, DescriptorFlags::empty()),
+        })
+    }
+
+    /// Lets the device see every chain that was submitted since the last call, with one store of the index. `Some` if
+    /// the device wants to be notified of it: then notify it.
+    #[must_use = "a device that wants a notification does nothing without it"]
+    #[inline]
+    pub fn commit(&mut self) -> Option<Notification> {
+        self.ring.commit().then(|| Notification { next: self.ring.notification_data() })
+    }
+
+    /// Takes note of the next chain that the device has used. Its slot stays taken until
+    /// [`Used::take`](crate::Used::take).
+    ///
+    /// # Errors
+    ///
+    /// The [`Violation`] by which the device broke the queue, now or earlier.
+    #[inline]
+    pub fn pop(&mut self) -> Result<Option<Used<'_, M, T>>, Violation> {
+        if let Some(violation) = self.broken {
+            return Err(violation);
+        }
+        match self.pop_id() {
+            Ok(None) => Ok(None),
+            Ok(Some(id)) => Ok(self.used_slot(id)),
+            Err(violation) => {
+                self.broken = Some(violation);
+                Err(violation)
+            }
+        }
+    }
+
+    #[inline]
+    fn pop_id(&mut self) -> Result<Option<u16>, Violation> {
+        let Some((id, written_bytes)) = self.ring.pop()? else {
+            return Ok(None);
+        };
+        let index = usize::from(id);
+        let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.state == State::InFlight) else {
+            return Err(Violation::NotInFlight { id });
+        };
+        if M::UNMAPS {
+            let segments = self.segments.get(index * self.recorded..).unwrap_or_default();
+            for segment in segments.iter().take(usize::from(slot.segments)) {
+                // SAFETY: the device has returned the chain, which was in flight until now. Should the kernel's memory
+                // unwind here, the slot stays in flight for ever: its buffers are leaked.
+                unsafe { segment.unmap(&self.memory) };
+            }
+        }
+        slot.state = State::Used;
+        slot.written_bytes = slot.written_bytes.min(written_bytes);
+        self.in_flight -= 1;
+        Ok(Some(id))
+    }
+
+    /// The chain of a token, if the device has used it and nobody has taken it.
+    #[inline]
+    pub fn used(&mut self, token: Token) -> Option<Used<'_, M, T>> {
+        let slot = self.slots.get(usize::from(token.id))?;
+        if slot.generation == token.generation { self.used_slot(token.id) } else { None }
+    }
+
+    #[inline]
+    fn used_slot(&mut self, id: u16) -> Option<Used<'_, M, T>> {
+        let index = usize::from(id);
+        let slot = self.slots.get_mut(index)?;
+        if slot.state != State::Used || slot.attachment.is_none() {
+            return None;
+        }
+        // SAFETY: `id` is less than the number of slots, for each of which `shared` has `slot_stride` bytes.
+        let base = unsafe { self.shared.start().add(index * self.slot_stride) };
+        let descriptors = if self.settings.indirect { 1 } else { slot.segments };
+        Some(Used {
+            ring: &mut self.ring,
+            slot,
+            // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
+            slot_memory: unsafe { SlotMemory::new(base, self.settings.contiguous_align.is_none()) },
+            id,
+            descriptors,
+        })
+    }
+
+    /// What is attached to the chain of a token, in flight or used.
+    #[inline]
+    pub fn attachment(&mut self, token: Token) -> Option<&mut T> {
+        let slot = self.slots.get_mut(usize::from(token.id))?;
+        if slot.generation == token.generation { slot.attachment.as_mut() } else { None }
+    }
+
+    /// Whether [`pop`](Queue::pop) has something to say: a chain, or a violation.
+    pub fn has_used(&mut self) -> bool {
+        self.broken.is_some() || self.ring.has_used().unwrap_or(true)
+    }
+
+    /// Asks the device not to interrupt when it has used chains. It is a hint: some interrupts may come all the same.
+    pub fn disable_interrupts(&mut self) {
+        self.ring.disable_interrupts();
+    }
+
+    /// Asks the device to interrupt once it has used `chains` chains more than were popped (at the most as many as are
+    /// in flight; without EVENT_IDX: once it has used one).
+    ///
+    /// Returns `false` if it has used that many already: then there may be no interrupt for them, and
+    /// [`pop`](Queue::pop) has something to say. Only after `true` is it safe to sleep.
+    #[must_use = "where it is false, no interrupt may come"]
+    pub fn enable_interrupts(&mut self, chains: u16) -> bool {
+        self.broken.is_none() && self.ring.enable_interrupts(chains).unwrap_or(false)
+    }
+}
+
+/// The device wants to be notified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notification {
+    /// Where the next chain will be added: what a notification carries with NOTIFICATION_DATA (2.9).
+    pub next: u16,
+}
+
+impl<M: Memory, T: Attachment> Drop for Queue<M, T> {
+    fn drop(&mut self) {
+        if self.exposed {
+            self.ring.leak();
+            self.shared.leak();
+            for slot in self.slots.iter_mut().filter(|slot| slot.state == State::InFlight) {
+                core::mem::forget(slot.attachment.take());
+            }
+        }
+    }
+}

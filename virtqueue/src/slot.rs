@@ -1,0 +1,157 @@
+//! A slot: what belongs to one chain, in private memory and in shared memory.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering::Relaxed;
+
+use crate::error::ChainError;
+use crate::shared::SharedBytes;
+
+/// What a driver attaches to a chain while it is in flight, and gets back with it.
+///
+/// Whatever the device may write to must be held in here as raw parts. A `Box` or a `&mut` kept by value asserts, by
+/// the rules of Rust, that nobody else writes to what it points to.
+pub trait Attachment {
+    /// The number of bytes of shared memory that each slot has for the driver's own small structures: headers,
+    /// statuses.
+    const SLOT_BYTES: usize;
+}
+
+/// Names a chain in flight. A token never names another chain than the one that it was made for (until the same slot
+/// was used 2^32 times).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    pub(crate) id: u16,
+    pub(crate) generation: u32,
+}
+
+impl Token {
+    /// The number of the slot, below the size of the queue: an index for a driver's own table.
+    pub fn slot(self) -> u16 {
+        self.id
+    }
+}
+
+/// Where a slot is between being taken and being free again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Nothing is attached.
+    Free,
+    /// The device may have it.
+    InFlight,
+    /// The device has returned it; the driver has not taken it yet.
+    Used,
+}
+
+/// The private part of a slot.
+pub(crate) struct Slot<T> {
+    pub(crate) attachment: Option<T>,
+    pub(crate) generation: u32,
+    /// The number of bytes that the device was allowed to write; then the number that it says it wrote, at the most
+    /// as many.
+    pub(crate) written_bytes: u32,
+    /// The number of segments of the chain.
+    pub(crate) segments: u16,
+    pub(crate) state: State,
+}
+
+impl<T> Slot<T> {
+    pub(crate) const fn free() -> Self {
+        Self { attachment: None, generation: 0, written_bytes: 0, segments: 0, state: State::Free }
+    }
+}
+
+/// The shared part of a slot: [`SLOT_BYTES`](Attachment::SLOT_BYTES) bytes that the device can reach.
+///
+/// Offsets are checked while compiling. What is loaded is whatever the device has left there: load once, check, use.
+pub struct SlotMemory<'a, T> {
+    bytes: SharedBytes<'a>,
+    little_endian: bool,
+    attachment: PhantomData<T>,
+}
+
+impl<T: Attachment> SlotMemory<'_, T> {
+    /// # Safety
+    ///
+    /// `base` is the start of a slot of a queue of `T`, valid for the lifetime, aligned to 16.
+    #[inline]
+    pub(crate) unsafe fn new(base: NonNull<u8>, little_endian: bool) -> Self {
+        Self {
+            // SAFETY: the caller promises it.
+            bytes: unsafe { SharedBytes::new(base) },
+            little_endian,
+            attachment: PhantomData,
+        }
+    }
+
+    /// Stores a byte at `OFFSET`.
+    #[inline]
+    pub fn store_u8<const OFFSET: usize>(&self, value: u8) {
+        const { assert!(OFFSET < T::SLOT_BYTES) };
+        // SAFETY: inside the slot, as just asserted.
+        unsafe { self.bytes.u8(OFFSET) }.store(value, Relaxed);
+    }
+
+    /// Loads the byte at `OFFSET`.
+    #[inline]
+    pub fn load_u8<const OFFSET: usize>(&self) -> u8 {
+        const { assert!(OFFSET < T::SLOT_BYTES) };
+        // SAFETY: inside the slot, as just asserted.
+        unsafe { self.bytes.u8(OFFSET) }.load(Relaxed)
+    }
+
+    /// Stores a number of 32 bits at `OFFSET`, a multiple of 4, in the byte order of the device.
+    #[inline]
+    pub fn store_u32<const OFFSET: usize>(&self, value: u32) {
+        const { assert!(OFFSET + 4 <= T::SLOT_BYTES && OFFSET % 4 == 0) };
+        let value = if self.little_endian { value.to_le() } else { value };
+        // SAFETY: inside the slot and aligned, as just asserted.
+        unsafe { self.bytes.u32(OFFSET) }.store(value, Relaxed);
+    }
+
+    /// Stores a number of 64 bits at `OFFSET`, a multiple of 8, in the byte order of the device.
+    #[inline]
+    pub fn store_u64<const OFFSET: usize>(&self, value: u64) {
+        const { assert!(OFFSET + 8 <= T::SLOT_BYTES && OFFSET % 8 == 0) };
+        let value = if self.little_endian { value.to_le() } else { value };
+        // SAFETY: inside the slot and aligned, as just asserted.
+        unsafe { self.bytes.u64(OFFSET) }.store(value);
+    }
+
+    /// Copies bytes into the slot, from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// [`ChainError::OutsideSlot`] when they do not fit; nothing was copied then.
+    pub fn store(&self, offset: usize, bytes: &[u8]) -> Result<(), ChainError> {
+        inside::<T>(offset, bytes.len())?;
+        for (index, byte) in bytes.iter().enumerate() {
+            // SAFETY: inside the slot, as just checked.
+            unsafe { self.bytes.u8(offset + index) }.store(*byte, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Copies bytes out of the slot, from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// [`ChainError::OutsideSlot`] when there are not that many; nothing was copied then.
+    pub fn load(&self, offset: usize, bytes: &mut [u8]) -> Result<(), ChainError> {
+        inside::<T>(offset, bytes.len())?;
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            // SAFETY: inside the slot, as just checked.
+            *byte = unsafe { self.bytes.u8(offset + index) }.load(Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a range lies inside the shared bytes of a slot of `T`.
+#[inline]
+pub(crate) fn inside<T: Attachment>(offset: usize, bytes: usize) -> Result<(), ChainError> {
+    match offset.checked_add(bytes) {
+        Some(end) if end <= T::SLOT_BYTES => Ok(()),
+        _ => Err(ChainError::OutsideSlot { offset, bytes }),
+    }
+}
