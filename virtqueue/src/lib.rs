@@ -77,6 +77,7 @@ mod used;
 pub use chain::{Chain, SubmitError};
 pub use error::{ChainError, QueueSetupError, Violation};
 pub use memory::{Access, Memory, MemoryError, PageRequest, Pages, Piece, Purpose};
+pub use owned::PrivateSlice;
 pub use queue::{Notification, Queue};
 pub use settings::{Areas, MemoryNeed, Settings};
 pub use slot::{Attachment, SlotMemory, Token};

@@ -51,8 +51,8 @@ impl<M: Memory> Drop for OwnedPages<M> {
     }
 }
 
-/// A slice in private pages.
-pub(crate) struct PrivateSlice<T, M: Memory> {
+/// A slice in private pages of the kernel's: what a driver keeps for itself, without an allocator.
+pub struct PrivateSlice<T, M: Memory> {
     pages: OwnedPages<M>,
     start: NonNull<T>,
     len: usize,
@@ -73,7 +73,11 @@ impl<T, M: Memory> PrivateSlice<T, M> {
     }
 
     /// Allocates a slice; each element is what `element` returns for its index.
-    pub(crate) fn allocate(memory: &M, len: usize, mut element: impl FnMut(usize) -> T) -> Result<Self, MemoryError> {
+    ///
+    /// # Errors
+    ///
+    /// What the kernel's memory answers.
+    pub fn allocate(memory: &M, len: usize, mut element: impl FnMut(usize) -> T) -> Result<Self, MemoryError> {
         const { assert!(align_of::<T>() <= 4096, "pages are aligned to 4096 bytes at the most") };
         let bytes = Self::bytes(len).ok_or(MemoryError::OutOfMemory)?;
         let pages = OwnedPages::allocate(

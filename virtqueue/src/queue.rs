@@ -146,6 +146,11 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         self.exposed = false;
     }
 
+    /// Whether the device may know the queue, and what is in flight.
+    pub fn exposed(&self) -> bool {
+        self.exposed
+    }
+
     /// The settings that the queue was made from.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -296,6 +301,101 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     pub fn attachment(&mut self, token: Token) -> Option<&mut T> {
         let slot = self.slots.get_mut(usize::from(token.id))?;
         if slot.generation == token.generation { slot.attachment.as_mut() } else { None }
+    }
+
+    /// The shared memory of the slot of a token, in flight or used, and what is attached to it.
+    pub fn slot_and_attachment(&mut self, token: Token) -> Option<(SlotMemory<'_, T>, &mut T)> {
+        let index = usize::from(token.id);
+        let slot = self.slots.get_mut(index)?;
+        if slot.generation != token.generation {
+            return None;
+        }
+        let attachment = slot.attachment.as_mut()?;
+        // SAFETY: `id` is less than the number of slots, for each of which `shared` has `slot_stride` bytes.
+        let base = unsafe { self.shared.start().add(index * self.slot_stride) };
+        // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
+        let memory = unsafe { SlotMemory::new(base, self.settings.contiguous_align.is_none()) };
+        Some((memory, attachment))
+    }
+
+    /// The chain in a slot, if the device has used it and nobody has taken it.
+    pub fn used_in_slot(&mut self, id: u16) -> Option<Used<'_, M, T>> {
+        self.used_slot(id)
+    }
+
+    /// The chain in flight with the lowest slot number of `from` or above. For going through all of them, after
+    /// something went wrong.
+    pub fn in_flight_from(&self, from: u16) -> Option<Token> {
+        let slots = self.slots.iter().zip(0_u16..).skip(usize::from(from));
+        slots
+            .filter(|(slot, _)| slot.state == State::InFlight)
+            .map(|(slot, id)| Token { id, generation: slot.generation })
+            .next()
+    }
+
+    /// Empties the ring after a reset of the device, as for a device that has never seen it. What was in flight still
+    /// is, but on no ring: each chain is to be [reissued](Queue::reissue) or [retired](Queue::retire).
+    ///
+    /// # Safety
+    ///
+    /// The device was reset and has acknowledged it, and was not told of the queue since.
+    pub unsafe fn restart(&mut self) {
+        self.ring.restart();
+        self.broken = None;
+        self.exposed = false;
+    }
+
+    /// Puts a chain that is in flight on the ring again, after [`restart`](Queue::restart). Returns `false` if there
+    /// is no such chain in flight.
+    ///
+    /// # Safety
+    ///
+    /// The ring was restarted, and the chain was not reissued since. Its buffers are still as
+    /// [`Chain::buffer`](crate::Chain::buffer) asks for.
+    pub unsafe fn reissue(&mut self, token: Token) -> bool {
+        let index = usize::from(token.id);
+        let Some(slot) = self.slots.get(index) else {
+            return false;
+        };
+        if slot.generation != token.generation || slot.state != State::InFlight {
+            return false;
+        }
+        if self.settings.indirect {
+            self.ring.add_indirect(token.id, slot.segments);
+        } else {
+            let segments = self.segments.get(index * self.recorded..).unwrap_or_default();
+            self.ring.readd_direct(token.id, segments.get(..usize::from(slot.segments)).unwrap_or_default());
+        }
+        true
+    }
+
+    /// Takes a chain out of flight that the device will not return: it counts as used, with nothing written. Returns
+    /// `false` if there is no such chain in flight.
+    ///
+    /// # Safety
+    ///
+    /// Either the ring was [restarted](Queue::restart), and the chain was not reissued since. Or the queue will not be
+    /// used again but to take what is attached, and the caller sees to it that the buffers are leaked.
+    pub unsafe fn retire(&mut self, token: Token) -> bool {
+        let index = usize::from(token.id);
+        let Some(slot) = self.slots.get_mut(index) else {
+            return false;
+        };
+        if slot.generation != token.generation || slot.state != State::InFlight {
+            return false;
+        }
+        // While the device may still have it, a mapping stays for ever, as the buffer does.
+        if M::UNMAPS && !self.exposed {
+            let segments = self.segments.get(index * self.recorded..).unwrap_or_default();
+            for segment in segments.iter().take(usize::from(slot.segments)) {
+                // SAFETY: the device was reset; the chain was in flight until now.
+                unsafe { segment.unmap(&self.memory) };
+            }
+        }
+        slot.state = State::Used;
+        slot.written_bytes = 0;
+        self.in_flight -= 1;
+        true
     }
 
     /// Whether [`pop`](Queue::pop) has something to say: a chain, or a violation.

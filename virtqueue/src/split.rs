@@ -172,20 +172,32 @@ impl<M: Memory> SplitRing<M> {
         if further > usize::from(self.free) {
             return Err(ChainError::Full);
         }
+        let mut last = head;
+        for _ in 0..further {
+            let next = self.reserve().ok_or(ChainError::Full)?;
+            if let Some(link) = self.next.get_mut(usize::from(last)) {
+                *link = next;
+            }
+            last = next;
+        }
+        self.readd_direct(head, segments);
+        Ok(())
+    }
+
+    /// Adds a chain whose descriptors it has already, and writes all of them.
+    pub(crate) fn readd_direct(&mut self, head: u16, segments: &[Segment]) {
         let mut current = head;
-        let mut rest = segments.iter().peekable();
-        while let Some(segment) = rest.next() {
+        let mut left = segments.len();
+        for segment in segments {
+            left -= 1;
             let mut flags = match segment.access {
                 Access::DeviceReads => DescriptorFlags::empty(),
                 Access::DeviceWrites => DescriptorFlags::WRITE,
             };
             let mut next = 0;
-            if rest.peek().is_some() {
-                next = self.reserve().ok_or(ChainError::Full)?;
+            if left > 0 {
                 flags |= DescriptorFlags::NEXT;
-                if let Some(link) = self.next.get_mut(usize::from(current)) {
-                    *link = next;
-                }
+                next = self.next.get(usize::from(current)).copied().unwrap_or(current);
             }
             let descriptor = self.descriptors.at(usize::from(current));
             descriptor.address.store(self.order_u64(segment.device_address));
@@ -193,7 +205,6 @@ impl<M: Memory> SplitRing<M> {
             current = next;
         }
         self.add(head);
-        Ok(())
     }
 
     /// Writes a head into the available ring, where the device does not look yet.
@@ -323,6 +334,15 @@ impl<M: Memory> SplitRing<M> {
     #[inline]
     fn order_u64(&self, value: u64) -> u64 {
         if self.little_endian { value.to_le() } else { value }
+    }
+
+    /// Empties the ring, as for a device that has never seen it. Which descriptors are free stays as it is.
+    pub(crate) fn restart(&mut self) {
+        for field in [&self.avail_flags, &self.avail_idx, &self.used_flags, &self.used_idx, &self.avail_event] {
+            field.at(0).store(0, Relaxed);
+        }
+        (self.added, self.committed, self.taken, self.seen) = (0, 0, 0, 0);
+        self.disable_interrupts();
     }
 
     /// Keeps the memory that the device knows from being freed.
