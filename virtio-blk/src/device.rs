@@ -1,0 +1,285 @@
+//! The device behind the queues: its configuration, its interrupt, its reset.
+
+use virtio_transport::{DeviceType, Negotiation, NotReset, Running, Spin, Transport, Wait};
+use virtqueue::Memory;
+
+use crate::buffer::Buffer;
+use crate::epoch::Epoch;
+use crate::error::{Error, OpenError};
+use crate::info::{CacheMode, Info, WRITEBACK};
+use crate::queue::Queue;
+use crate::setup::enable;
+
+/// A disk without its queues: what concerns all of them.
+///
+/// Queues work without it. It is needed when the configuration changes, and when the device has to be reset.
+pub struct Device<T: Transport, M: Memory> {
+    state: State<T>,
+    info: Info,
+    queues: u16,
+    epoch: Epoch<M>,
+    /// The cache mode that was set: a reset brings back the device's own.
+    cache_mode: Option<CacheMode>,
+}
+
+enum State<T: Transport> {
+    Running(Running<T>),
+    /// The device has acknowledged a reset.
+    Stopped(T),
+    /// The transport was taken; or a policy unwound during a reset, and nobody knows whether it was acknowledged.
+    Gone,
+}
+
+/// The driver is not done with a device that did not acknowledge its reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotStopped;
+
+/// What a device has become by [`Device::config_changed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resized {
+    /// The capacity before, in sectors.
+    pub old_sectors: u64,
+    /// The capacity now, in sectors.
+    pub new_sectors: u64,
+}
+
+/// What became of the requests that were in flight when a device was reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "writes may be lost"]
+pub struct Recovered {
+    /// Requests that were issued again: somebody waits for them.
+    pub reissued: u32,
+    /// Requests that were not, and have ended: cancelled and dropped ones, and flushes.
+    pub ended: u32,
+    /// In write-back mode, writes had completed that no flush has covered: they may be lost.
+    pub writes_in_doubt: bool,
+}
+
+impl<T: Transport, M: Memory> Device<T, M> {
+    pub(crate) fn new(running: Running<T>, info: Info, queues: u16, epoch: Epoch<M>) -> Self {
+        Self { state: State::Running(running), info, queues, epoch, cache_mode: None }
+    }
+
+    /// What the disk said of itself when it was opened; the capacity is the one that was last read.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// A handle for the interrupt handler; `None` once the device was reset.
+    pub fn interrupt(&self) -> Option<T::Interrupt> {
+        Some(self.running().ok()?.interrupt())
+    }
+
+    /// Whether the device says that it needs a reset (DEVICE_NEEDS_RESET), or was reset.
+    pub fn needs_reset(&self) -> bool {
+        self.running().map_or(true, Running::needs_reset)
+    }
+
+    /// Looks what has changed, after an interrupt for a change of the configuration (5.2.5, "Device Initialization").
+    /// `None`: not the capacity.
+    ///
+    /// Queues check requests against the capacity that they know: tell each of them, with
+    /// [`Queue::set_capacity_sectors`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`]; [`Error::Config`] when the device changes it faster than it can be read.
+    pub fn config_changed(&mut self) -> Result<Option<Resized>, Error> {
+        let new_sectors = self.running()?.read_config(crate::info::read_capacity)?;
+        let old_sectors = core::mem::replace(&mut self.info.capacity_sectors, new_sectors);
+        Ok((old_sectors != new_sectors).then_some(Resized { old_sectors, new_sectors }))
+    }
+
+    /// When a completed write is safe from a power cut (5.2.5.2, "Driver Requirements: Device Initialization").
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`]; [`Error::Config`].
+    pub fn cache_mode(&self) -> Result<CacheMode, Error> {
+        use virtio_spec::block::BlockFeatures;
+        let running = self.running()?;
+        if self.info.cache_mode_can_change {
+            return Ok(CacheMode::from_byte(running.read_config(|config| config.u8(WRITEBACK))?));
+        }
+        // Without the byte, a device that can be told to flush is taken at its word that it has something to flush.
+        let flush = self.info.features.contains(BlockFeatures::FLUSH);
+        Ok(if flush { CacheMode::WriteBack } else { CacheMode::WriteThrough })
+    }
+
+    /// Writes the cache mode, and reads it back. The caller sees to it that no write is in flight.
+    pub(crate) fn write_cache_mode(&mut self, mode: CacheMode) -> Result<(), Error> {
+        let State::Running(running) = &mut self.state else {
+            return Err(Error::Stopped);
+        };
+        running.write_config_u8(WRITEBACK, mode.byte())?;
+        if self.cache_mode()? == mode {
+            self.cache_mode = Some(mode);
+            Ok(())
+        } else {
+            Err(Error::CacheMode)
+        }
+    }
+
+    /// Resets the device and waits for it to acknowledge. Doing so again is no error.
+    pub(crate) fn stop(&mut self, wait: &mut impl Wait) -> Result<(), NotStopped> {
+        match core::mem::replace(&mut self.state, State::Gone) {
+            State::Running(running) => match running.reset(wait) {
+                Ok(transport) => {
+                    self.state = State::Stopped(transport);
+                    self.epoch.set_stopped(true);
+                }
+                Err(NotReset { running, .. }) => {
+                    self.state = State::Running(running);
+                    return Err(NotStopped);
+                }
+            },
+            state => self.state = state,
+        }
+        match self.state {
+            State::Stopped(_) => Ok(()),
+            _ => Err(NotStopped),
+        }
+    }
+
+    /// Resets the device and waits until it has acknowledged, however long it takes: there are buffers that only the
+    /// device can give back.
+    pub(crate) fn stop_at_any_cost(&mut self) {
+        log::warn!("virtio disk: resetting the device to get the caller's buffers back");
+        while self.stop(&mut Spin).is_err() {}
+    }
+
+    /// Brings the device back after a failure: DEVICE_NEEDS_RESET, a violation, a request that takes too long.
+    ///
+    /// The device is reset, and gets the same features, queues and cache mode again. Requests that somebody waits for are
+    /// issued again. Those that were cancelled or dropped are not, as a late write could overwrite newer data; nor are
+    /// flushes, which end with [`Error::FlushInDoubt`]. What the device had completed before the reset has completed.
+    ///
+    /// `queues` are all queues of the device, each once: nobody uses them meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::QueuesMissing`]: nothing was done.
+    /// - [`Error::NotAcknowledged`]: the policy gave up before the device acknowledged its reset. Try again, or
+    ///   [give up](Device::give_up).
+    /// - [`Error::NotRecovered`], [`Error::CacheMode`], [`Error::Config`]: the device did not come up again. Every
+    ///   request has ended with [`Error::GivenUp`].
+    pub fn recover<B: Buffer>(
+        &mut self,
+        queues: &mut [&mut Queue<M, T::Notifier, B>],
+        wait: &mut impl Wait,
+    ) -> Result<Recovered, Error> {
+        self.check_complete(queues)?;
+        if self.stop(wait).is_err() {
+            return Err(Error::NotAcknowledged);
+        }
+        let mut recovered = Recovered::default();
+        for queue in queues.iter_mut() {
+            // SAFETY: the reset was acknowledged.
+            recovered.ended += unsafe { queue.restart() };
+            recovered.writes_in_doubt |= queue.writes_in_doubt();
+        }
+        if self.cache_mode == Some(CacheMode::WriteThrough) {
+            recovered.writes_in_doubt = false;
+        }
+        let restarted = self.restart(queues, &mut recovered, wait);
+        if let Err(error) = restarted {
+            log::error!("virtio disk: the device did not come up again: {error}");
+            self.state = State::Gone;
+            for queue in queues.iter_mut() {
+                // SAFETY: the reset was acknowledged, the ring restarted, and nothing was reissued.
+                unsafe { queue.give_up() };
+            }
+            return Err(error);
+        }
+        for queue in queues.iter_mut() {
+            queue.commit();
+        }
+        log::info!("virtio disk: recovered, {recovered:?}");
+        Ok(recovered)
+    }
+
+    /// Brings a device up that was reset.
+    fn restart<B: Buffer>(
+        &mut self,
+        queues: &mut [&mut Queue<M, T::Notifier, B>],
+        recovered: &mut Recovered,
+        wait: &mut impl Wait,
+    ) -> Result<(), Error> {
+        let transport = self.take_transport().ok_or(Error::Stopped)?;
+        let failed = |error: OpenError| Error::NotRecovered(error);
+        let negotiation = Negotiation::begin(transport, DeviceType::BLOCK, wait).map_err(|e| failed(e.into()))?;
+        let mut setup = negotiation.accept(self.info.features.bits()).map_err(|e| failed(e.into()))?;
+        if let Some(mode) = self.cache_mode {
+            setup.write_config_u8(WRITEBACK, mode.byte())?;
+            if CacheMode::from_byte(setup.read_config(|config| config.u8(WRITEBACK))?) != mode {
+                return Err(Error::CacheMode);
+            }
+        }
+        for queue in queues.iter_mut() {
+            enable(&mut setup, queue).map_err(|e| failed(e.into()))?;
+        }
+        // From here on nothing fails.
+        for queue in queues.iter_mut() {
+            // SAFETY: each ring was restarted by the caller, and this is the only time since.
+            recovered.reissued += unsafe { queue.reissue() };
+        }
+        self.state = State::Running(setup.start());
+        self.epoch.set_stopped(false);
+        Ok(())
+    }
+
+    /// Gives a device up that does not acknowledge its reset. Every request ends with [`Error::GivenUp`]; its buffer is
+    /// leaked, and so is all memory that the device knows, as it may still use it. Nothing can be submitted any more.
+    ///
+    /// `queues` are all queues of the device, each once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::QueuesMissing`]: nothing was done.
+    pub fn give_up<B: Buffer>(&mut self, queues: &mut [&mut Queue<M, T::Notifier, B>]) -> Result<(), Error> {
+        self.check_complete(queues)?;
+        let acknowledged = matches!(self.state, State::Stopped(_));
+        self.state = State::Gone;
+        self.epoch.set_stopped(true);
+        log::error!("virtio disk: given up; its memory is leaked, as the device may still use it");
+        for queue in queues.iter_mut() {
+            if acknowledged {
+                // SAFETY: the reset was acknowledged.
+                unsafe { queue.restart() };
+            }
+            // SAFETY: just restarted, or else nothing is submitted any more as the epoch is stopped for good.
+            unsafe { queue.give_up() };
+        }
+        Ok(())
+    }
+
+    /// Whether these are all queues of this device, each once.
+    fn check_complete<B: Buffer>(&self, queues: &[&mut Queue<M, T::Notifier, B>]) -> Result<(), Error> {
+        // They are distinct, as each is borrowed exclusively; so it is enough to count.
+        let own = queues.iter().filter(|queue| queue.epoch().is(&self.epoch)).count();
+        let found = u16::try_from(own).unwrap_or(u16::MAX);
+        if found == self.queues && own == queues.len() {
+            Ok(())
+        } else {
+            Err(Error::QueuesMissing { expected: self.queues, found })
+        }
+    }
+
+    /// Takes the transport of a device that was reset.
+    pub(crate) fn take_transport(&mut self) -> Option<T> {
+        match core::mem::replace(&mut self.state, State::Gone) {
+            State::Stopped(transport) => Some(transport),
+            state => {
+                self.state = state;
+                None
+            }
+        }
+    }
+
+    fn running(&self) -> Result<&Running<T>, Error> {
+        match &self.state {
+            State::Running(running) => Ok(running),
+            _ => Err(Error::Stopped),
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! A disk with one queue: all that most kernels need.
+
+use core::fmt;
+use core::mem::ManuallyDrop;
+
+use virtio_transport::{SpinLimit, Transport, Wait};
+use virtqueue::Memory;
+
+use crate::blocking::Blocking;
+use crate::buffer::{Buffer, NoBuffer};
+use crate::device::{Device, Recovered, Resized};
+use crate::device_id::DeviceId;
+use crate::error::{Error, OpenError};
+use crate::info::{CacheMode, Info};
+use crate::options::Options;
+use crate::pieces::Pieces;
+use crate::queue::Queue;
+use crate::request::Operation;
+use crate::setup::Setup;
+
+/// How long a reset is waited for that nobody asked for. Real devices acknowledge theirs at the first look.
+const AT_DROP: SpinLimit = SpinLimit { looks: 1000 };
+
+/// A disk with one queue.
+///
+/// Its calls block: they return when the device is done, waiting by the caller's policy in between. They may be given
+/// borrowed buffers of any number of sectors, wherever they lie; what is too long for one request is split into several,
+/// which are in flight at the same time. [`queue`](Disk::queue) is for requests that do not block.
+///
+/// # When the policy gives up, or the device breaks the rules
+///
+/// A call that borrows its buffer can only return when the device has let go of it. If the policy gives up before, the
+/// device is reset; the call returns when the reset is acknowledged, and spins until then. A device that acknowledges
+/// nothing keeps such a call for ever. A caller who does not trust its device that far gives buffers away instead
+/// ([`Queue::submit_read`]). After the reset every call returns [`Error::Stopped`], until the disk has
+/// [recovered](Disk::recover).
+pub struct Disk<T: Transport, M: Memory, B: Buffer = NoBuffer> {
+    device: Device<T, M>,
+    queue: Queue<M, T::Notifier, B>,
+}
+
+impl<T: Transport, M: Memory, B: Buffer> Disk<T, M, B> {
+    /// Opens a disk: resets the device, negotiates features, sets up one queue, and lets it run.
+    ///
+    /// `wait` bounds the wait for the reset to be acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]: those of [`Setup::negotiate`] and [`Setup::add_queue`]. The device is left with FAILED in its
+    /// status.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use virtio_blk::{Disk, OpenError, Options};
+    /// use virtio_transport::{SpinLimit, Transport};
+    /// use virtqueue::Memory;
+    ///
+    /// fn open<T: Transport, M: Memory>(transport: T, memory: M) -> Result<Disk<T, M>, OpenError> {
+    ///     Disk::open(transport, memory, &Options::default(), &mut SpinLimit { looks: 1_000_000 })
+    /// }
+    /// ```
+    pub fn open(transport: T, memory: M, options: &Options, wait: &mut impl Wait) -> Result<Self, OpenError> {
+        let mut setup = Setup::negotiate(transport, memory, options, wait)?;
+        let queue = setup.add_queue()?;
+        Ok(Self { device: setup.start(), queue })
+    }
+
+    /// What the disk said of itself when it was opened.
+    pub fn info(&self) -> &Info {
+        self.device.info()
+    }
+
+    /// The device: configuration, interrupt.
+    pub fn device(&self) -> &Device<T, M> {
+        &self.device
+    }
+
+    /// The queue, for requests that do not block.
+    pub fn queue(&mut self) -> &mut Queue<M, T::Notifier, B> {
+        &mut self.queue
+    }
+
+    /// Reads from `sector` on, as many sectors as `buffer` is long.
+    ///
+    /// # Errors
+    ///
+    /// Misuse, before anything was read: [`Error::UnalignedLength`], [`Error::UnalignedSector`],
+    /// [`Error::BeyondCapacity`]. [`Error::Device`] names the first sector of the request that failed; other parts of
+    /// the buffer may have been filled. [`Error::TooManySegments`] when not even one block of the buffer fits into a
+    /// request. [`Error::GaveUp`] and [`Error::Violation`]: the device was reset.
+    pub fn read(&mut self, sector: u64, buffer: &mut [u8], wait: &mut impl Wait) -> Result<(), Error> {
+        self.read_vectored(sector, &mut [buffer], wait)
+    }
+
+    /// Reads from `sector` on into several buffers, one after the other. Their lengths add up to whole blocks; each by
+    /// itself need not.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Disk::read).
+    pub fn read_vectored(&mut self, sector: u64, buffers: &mut [&mut [u8]], wait: &mut impl Wait) -> Result<(), Error> {
+        self.transfer(Operation::Read, sector, Pieces::writable(buffers), wait)
+    }
+
+    /// Writes from `sector` on, as many sectors as `buffer` is long. When the data is safe from a power cut depends on
+    /// the [`CacheMode`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Disk::read), and [`Error::ReadOnly`]. After [`Error::Device`] and errors that reset the
+    /// device, any of the sectors may have been written or not.
+    pub fn write(&mut self, sector: u64, buffer: &[u8], wait: &mut impl Wait) -> Result<(), Error> {
+        self.write_vectored(sector, &[buffer], wait)
+    }
+
+    /// Writes several buffers, one after the other, from `sector` on. Their lengths add up to whole blocks; each by
+    /// itself need not.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Disk::write).
+    pub fn write_vectored(&mut self, sector: u64, buffers: &[&[u8]], wait: &mut impl Wait) -> Result<(), Error> {
+        self.transfer(Operation::Write, sector, Pieces::readable(buffers), wait)
+    }
+
+    /// Makes all writes that have completed before this call safe from a power cut.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotNegotiated`] on a disk without FLUSH, where there is nothing to be done; [`Error::Device`] when the
+    /// device could not: then nothing is known of the writes since the last flush that was `Ok`.
+    pub fn flush(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
+        let result = self.blocking().single(Operation::Flush, wait);
+        self.stop_if_fatal(result)
+    }
+
+    /// Reads the name that the device has on its host.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] with [`DeviceError::Unsupported`](crate::DeviceError::Unsupported) from a device that has
+    /// none.
+    pub fn device_id(&mut self, wait: &mut impl Wait) -> Result<DeviceId, Error> {
+        let mut id = DeviceId::EMPTY;
+        let mut buffers: [&mut [u8]; 1] = [id.bytes_mut()];
+        let result = self.blocking().id(Pieces::writable(&mut buffers), wait);
+        self.stop_if_fatal(result)?;
+        Ok(id)
+    }
+
+    /// When a completed write is safe from a power cut.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`]; [`Error::Config`].
+    pub fn cache_mode(&self) -> Result<CacheMode, Error> {
+        self.device.cache_mode()
+    }
+
+    /// Changes the cache mode: waits until no request is in flight, writes the mode, and, for write-through, flushes, so
+    /// that earlier writes are safe as well (5.2.6.2). A reset of the device brings back its default.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotNegotiated`] on a disk without CONFIG_WCE; [`Error::CacheMode`] when the device stays with its mode;
+    /// those of [`flush`](Disk::flush).
+    pub fn set_cache_mode(&mut self, mode: CacheMode, wait: &mut impl Wait) -> Result<(), Error> {
+        if !self.info().cache_mode_can_change {
+            return Err(Error::NotNegotiated {
+                operation: Operation::Flush,
+                feature: virtio_spec::block::BlockFeatures::CONFIG_WCE.into(),
+            });
+        }
+        let result = self.blocking().drain(wait);
+        self.stop_if_fatal(result)?;
+        self.device.write_cache_mode(mode)?;
+        match mode {
+            CacheMode::WriteThrough => self.flush(wait),
+            CacheMode::WriteBack => Ok(()),
+        }
+    }
+
+    /// Looks what has changed, after an interrupt for a change of the configuration. `None`: not the capacity. Requests
+    /// are checked against the new one from now on.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Device::config_changed`].
+    pub fn config_changed(&mut self) -> Result<Option<Resized>, Error> {
+        let resized = self.device.config_changed()?;
+        if let Some(Resized { new_sectors, .. }) = resized {
+            self.queue.set_capacity_sectors(new_sectors);
+        }
+        Ok(resized)
+    }
+
+    /// Brings the device back after a failure. See [`Device::recover`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Device::recover`].
+    pub fn recover(&mut self, wait: &mut impl Wait) -> Result<Recovered, Error> {
+        self.device.recover(&mut [&mut self.queue], wait)
+    }
+
+    /// Gives a device up that does not acknowledge its reset. See [`Device::give_up`].
+    pub fn give_up(&mut self) {
+        // It is the only queue, so none is missing.
+        let _ = self.device.give_up(&mut [&mut self.queue]);
+    }
+
+    /// The device and its queue by themselves: for a kernel that shares the queue, and keeps the device for when its
+    /// configuration changes or it has to recover.
+    ///
+    /// The queue is leaked when it is dropped while the device runs.
+    pub fn split(self) -> (Device<T, M>, Queue<M, T::Notifier, B>) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: both are moved out of a value that is neither dropped nor used again.
+        unsafe { (core::ptr::read(&this.device), core::ptr::read(&this.queue)) }
+    }
+
+    /// Waits until the device is done with everything, resets it, and frees the queue. Returns the transport.
+    ///
+    /// Completions that nobody has polled are dropped, and so are their buffers. What is not flushed is as safe as the
+    /// [`CacheMode`] makes it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotShutDown`] when the policy gave up before the reset was acknowledged. It carries the disk. If the policy gives
+    /// up before that, requests that are in flight are cut off by the reset.
+    #[allow(clippy::result_large_err, reason = "it is the disk itself, and there may be no heap to put it on")]
+    pub fn shutdown(mut self, wait: &mut impl Wait) -> Result<T, NotShutDown<T, M, B>> {
+        // Whether they all came back or not, the reset ends them.
+        let drained = self.blocking().drain(wait);
+        if let Err(error) = drained {
+            log::warn!("virtio disk: shut down with requests in flight: {error}");
+        }
+        if self.device.stop(wait).is_err() {
+            return Err(NotShutDown { disk: self });
+        }
+        // SAFETY: the reset was acknowledged.
+        unsafe { self.queue.stop() };
+        match self.device.take_transport() {
+            Some(transport) => Ok(transport),
+            None => Err(NotShutDown { disk: self }),
+        }
+    }
+
+    fn transfer(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        pieces: Pieces<'_>,
+        wait: &mut impl Wait,
+    ) -> Result<(), Error> {
+        let result = self.blocking().transfer(operation, sector, pieces, wait);
+        self.stop_if_fatal(result)
+    }
+
+    #[allow(clippy::type_complexity, reason = "the type of a closure has no shorter name")]
+    fn blocking(&mut self) -> Blocking<'_, M, T::Notifier, B, impl FnMut(&mut Queue<M, T::Notifier, B>)> {
+        let Self { device, queue } = self;
+        Blocking::new(queue, |queue| {
+            device.stop_at_any_cost();
+            // SAFETY: the reset was acknowledged.
+            unsafe { queue.stop() };
+        })
+    }
+
+    /// Resets a device that has broken the rules, as nothing that it says can be trusted.
+    fn stop_if_fatal<V>(&mut self, result: Result<V, Error>) -> Result<V, Error> {
+        if matches!(result, Err(Error::Violation(_) | Error::GaveUp)) && self.device.stop(&mut AT_DROP.clone()).is_ok()
+        {
+            // SAFETY: the reset was acknowledged.
+            unsafe { self.queue.stop() };
+        }
+        result
+    }
+}
+
+impl<T: Transport, M: Memory, B: Buffer> Drop for Disk<T, M, B> {
+    /// Resets the device, so that memory can be freed. If it does not acknowledge that soon, what it may still touch is
+    /// leaked.
+    fn drop(&mut self) {
+        if self.device.stop(&mut AT_DROP.clone()).is_ok() {
+            // SAFETY: the reset was acknowledged.
+            unsafe { self.queue.stop() };
+        }
+    }
+}
+
+/// A disk that did not acknowledge its reset before the policy gave up.
+pub struct NotShutDown<T: Transport, M: Memory, B: Buffer> {
+    /// The disk. Dropping it leaks the memory that the device may still touch.
+    pub disk: Disk<T, M, B>,
+}
+
+impl<T: Transport, M: Memory, B: Buffer> fmt::Debug for NotShutDown<T, M, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NotShutDown").finish_non_exhaustive()
+    }
+}
+
+impl<T: Transport, M: Memory, B: Buffer> fmt::Display for NotShutDown<T, M, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the disk did not acknowledge its reset, and may still use the memory that it was given")
+    }
+}
+
+impl<T: Transport, M: Memory, B: Buffer> core::error::Error for NotShutDown<T, M, B> {}

@@ -1,0 +1,70 @@
+//! What a device accepts, checked before it sees a request.
+
+use virtio_spec::block::BlockFeatures;
+
+use crate::SECTOR_BYTES;
+use crate::error::Error;
+use crate::features::FeatureSet;
+use crate::info::Info;
+use crate::request::Operation;
+
+/// The limits of one disk, in the form in which requests are checked against them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) capacity_sectors: u64,
+    pub(crate) block_bytes: u32,
+    /// The most data segments of a request.
+    pub(crate) segments: u16,
+    /// The most bytes that any one request can have: all segments at their longest, rounded down to blocks.
+    pub(crate) request_max_bytes: usize,
+    read_only: bool,
+    flush: bool,
+}
+
+impl Limits {
+    /// The limits of a disk, for requests of at the most `segments` data segments.
+    pub(crate) fn new(info: &Info, segments: u16) -> Self {
+        let segment = u64::from(info.size_max_bytes.unwrap_or(u32::MAX));
+        // A chain has 2^32 bytes at the most, header and status included.
+        let bytes = (segment * u64::from(segments)).min(1 << 31);
+        let bytes = bytes - bytes % u64::from(info.block_bytes);
+        Self {
+            capacity_sectors: info.capacity_sectors,
+            block_bytes: info.block_bytes,
+            segments,
+            request_max_bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
+            read_only: info.read_only,
+            flush: info.features.contains(BlockFeatures::FLUSH),
+        }
+    }
+
+    /// Checks a read or a write of `bytes` bytes.
+    #[inline]
+    pub(crate) fn check_data(&self, operation: Operation, sector: u64, bytes: usize) -> Result<(), Error> {
+        let block_bytes = self.block_bytes;
+        // A power of two, as `Info` made sure.
+        if bytes & (block_bytes as usize - 1) != 0 {
+            return Err(Error::UnalignedLength { bytes, block_bytes });
+        }
+        let block_sectors = block_bytes / SECTOR_BYTES as u32;
+        if sector & u64::from(block_sectors - 1) != 0 {
+            return Err(Error::UnalignedSector { sector, block_sectors });
+        }
+        let sectors = bytes as u64 / SECTOR_BYTES as u64;
+        if sector > self.capacity_sectors || sectors > self.capacity_sectors - sector {
+            return Err(Error::BeyondCapacity { sector, sectors, capacity_sectors: self.capacity_sectors });
+        }
+        if operation == Operation::Write && self.read_only {
+            return Err(Error::ReadOnly);
+        }
+        Ok(())
+    }
+
+    /// Checks an operation that needs a feature.
+    pub(crate) fn check_feature(&self, operation: Operation) -> Result<(), Error> {
+        if operation == Operation::Flush && !self.flush {
+            return Err(Error::NotNegotiated { operation, feature: FeatureSet::from(BlockFeatures::FLUSH) });
+        }
+        Ok(())
+    }
+}

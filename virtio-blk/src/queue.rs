@@ -1,0 +1,632 @@
+//! A request queue: requests go in, completions come out.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use core::task::Waker;
+
+use virtio_spec::block::RequestStatus;
+use virtio_transport::Notifier;
+use virtqueue::{Access, ChainError, Memory, Queue as Ring, SlotMemory, Token};
+
+use crate::buffer::{Buffer, NoBuffer, RawBuffer};
+use crate::epoch::Epoch;
+use crate::error::Error;
+use crate::limits::Limits;
+use crate::request::{Ending, Operation, Owner, Pending, slot};
+use crate::task::Failed;
+use crate::waiters::Waiters;
+
+/// A request queue of a disk: as many requests in flight as the queue has entries, no allocation for any of them.
+///
+/// `B` is the type of the buffers that requests own while they are in flight. A kernel with several kinds of buffers
+/// implements [`Buffer`] for an enumeration of them.
+///
+/// [`submit_read`](Queue::submit_read) and its like put requests on the ring; [`commit`](Queue::commit) lets the device
+/// see all of them at once; [`poll`](Queue::poll) yields those that are done, in whatever order the device chose.
+///
+/// ```
+/// use virtio_blk::{Buffer, Error, Queue};
+/// use virtio_transport::Notifier;
+/// use virtqueue::Memory;
+///
+/// /// Reads several places at once: one notification, or none, for all of them.
+/// fn read_all<M: Memory, N: Notifier, B: Buffer>(
+///     queue: &mut Queue<M, N, B>,
+///     reads: impl IntoIterator<Item = (u64, B)>,
+///     mut done: impl FnMut(u64, Option<B>),
+/// ) -> Result<(), Error> {
+///     let mut in_flight = 0;
+///     for (sector, buffer) in reads {
+///         queue.submit_read(sector, buffer).map_err(|rejected| rejected.error)?;
+///         in_flight += 1;
+///     }
+///     queue.commit();
+///     while in_flight > 0 {
+///         let Some(completion) = queue.poll()? else {
+///             core::hint::spin_loop();
+///             continue;
+///         };
+///         completion.result?;
+///         done(completion.sector, completion.buffer);
+///         in_flight -= 1;
+///     }
+///     Ok(())
+/// }
+/// ```
+pub struct Queue<M: Memory, N, B: Buffer = NoBuffer> {
+    ring: Ring<M, Pending<B>>,
+    notifier: N,
+    limits: Limits,
+    index: u16,
+    epoch: Epoch<M>,
+    waiters: Waiters<M>,
+    /// `Some`: the device is asked for an interrupt once it has used so many requests.
+    interrupts: Option<u16>,
+    /// Requests that had ended when another call looked, in the order in which they did.
+    first_done: Option<Token>,
+    last_done: Option<Token>,
+    /// There are tasks to wake whose requests ended without the device.
+    ended: bool,
+    /// How many writes have completed, and how many of them a flush has covered.
+    writes: u64,
+    flushed_writes: u64,
+}
+
+/// A request that is done.
+#[derive(Debug)]
+pub struct Completion<B> {
+    /// The token that the submitting call returned.
+    pub token: Token,
+    /// What was asked for.
+    pub operation: Operation,
+    /// The first sector of it; 0 for an operation that has none.
+    pub sector: u64,
+    /// How it went.
+    pub result: Result<(), Error>,
+    /// The buffer, if the request owned one.
+    pub buffer: Option<B>,
+}
+
+/// A request that was not begun, and its buffer.
+#[derive(Debug)]
+pub struct Rejected<B> {
+    /// Why not.
+    pub error: Error,
+    /// The buffer that it was to own.
+    pub buffer: B,
+}
+
+impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
+    pub(crate) fn new(
+        ring: Ring<M, Pending<B>>,
+        notifier: N,
+        limits: Limits,
+        index: u16,
+        epoch: Epoch<M>,
+        waiters: Waiters<M>,
+    ) -> Self {
+        Self {
+            ring,
+            notifier,
+            limits,
+            index,
+            epoch,
+            waiters,
+            interrupts: None,
+            first_done: None,
+            last_done: None,
+            ended: false,
+            writes: 0,
+            flushed_writes: 0,
+        }
+    }
+
+    /// The index of the queue: 0 for the first.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// The number of entries: with INDIRECT_DESC, as many requests can be in flight.
+    pub fn size(&self) -> u16 {
+        self.ring.settings().size
+    }
+
+    /// The number of requests that the device may have.
+    pub fn in_flight(&self) -> u16 {
+        self.ring.in_flight()
+    }
+
+    /// The most data segments of one request.
+    pub fn segments(&self) -> u16 {
+        self.limits.segments
+    }
+
+    /// Puts a read on the ring: from `sector` on, as many sectors as the buffer is long. The device sees it after
+    /// [`commit`](Queue::commit).
+    ///
+    /// # Errors
+    ///
+    /// The buffer comes back with the error. [`Error::QueueFull`]; [`Error::TooManySegments`] for a buffer that is too
+    /// long for one request; or the misuse that it is: a range that is not on the disk, lengths that are no whole
+    /// blocks.
+    #[inline]
+    pub fn submit_read(&mut self, sector: u64, buffer: B) -> Result<Token, Rejected<B>> {
+        self.submit_owned(Operation::Read, sector, buffer)
+    }
+
+    /// Puts a write on the ring: from `sector` on, as many sectors as the buffer is long. The device sees it after
+    /// [`commit`](Queue::commit).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`submit_read`](Queue::submit_read), and [`Error::ReadOnly`].
+    #[inline]
+    pub fn submit_write(&mut self, sector: u64, buffer: B) -> Result<Token, Rejected<B>> {
+        self.submit_owned(Operation::Write, sector, buffer)
+    }
+
+    /// Puts a flush on the ring. It covers the writes that were completed before it was submitted, and no others.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotNegotiated`] on a disk that has no FLUSH; [`Error::QueueFull`].
+    pub fn submit_flush(&mut self) -> Result<Token, Error> {
+        self.submit_without_data(Operation::Flush, Owner::Poller)
+    }
+
+    /// Puts a read on the ring whose buffer is borrowed: for a kernel that puts the calling thread to sleep until it is
+    /// done. As [`submit_read`](Queue::submit_read) otherwise; the [`Completion`] has no buffer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`submit_read`](Queue::submit_read).
+    ///
+    /// # Safety
+    ///
+    /// The buffer is valid for writes, and touched by nobody, until [`poll`](Queue::poll) has returned the completion
+    /// of this token, or the device was reset and has acknowledged it. The thread must not give up before.
+    pub unsafe fn submit_read_borrowed(&mut self, sector: u64, buffer: NonNull<[u8]>) -> Result<Token, Error> {
+        // SAFETY: as the caller promises.
+        unsafe { self.submit_borrowed(Operation::Read, sector, buffer) }
+    }
+
+    /// Puts a write on the ring whose buffer is borrowed: for a kernel that puts the calling thread to sleep until it
+    /// is done. As [`submit_write`](Queue::submit_write) otherwise; the [`Completion`] has no buffer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`submit_write`](Queue::submit_write).
+    ///
+    /// # Safety
+    ///
+    /// The buffer is valid for reads, and written by nobody, until [`poll`](Queue::poll) has returned the completion
+    /// of this token, or the device was reset and has acknowledged it. The thread must not give up before.
+    pub unsafe fn submit_write_borrowed(&mut self, sector: u64, buffer: NonNull<[u8]>) -> Result<Token, Error> {
+        // SAFETY: as the caller promises.
+        unsafe { self.submit_borrowed(Operation::Write, sector, buffer) }
+    }
+
+    unsafe fn submit_borrowed(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        buffer: NonNull<[u8]>,
+    ) -> Result<Token, Error> {
+        self.check_owned(operation, sector, buffer.len())?;
+        let data = [(buffer.cast(), buffer.len())];
+        // SAFETY: as the caller promises.
+        unsafe { self.start(operation, sector, data.into_iter(), Owner::Poller, None) }
+    }
+
+    pub(crate) fn submit_without_data(&mut self, operation: Operation, owner: Owner) -> Result<Token, Error> {
+        self.limits.check_feature(operation)?;
+        // SAFETY: there is no data.
+        unsafe { self.start(operation, self.writes, core::iter::empty(), owner, None) }
+    }
+
+    #[inline]
+    fn submit_owned(&mut self, operation: Operation, sector: u64, buffer: B) -> Result<Token, Rejected<B>> {
+        self.submit_for(operation, sector, buffer, Owner::Poller)
+    }
+
+    /// Puts a request on the ring that owns its buffer.
+    #[inline]
+    pub(crate) fn submit_for(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        buffer: B,
+        owner: Owner,
+    ) -> Result<Token, Rejected<B>> {
+        let raw = buffer.into_raw();
+        let started = match self.check_owned(operation, sector, raw.bytes) {
+            Ok(()) => {
+                let data = [(raw.start, raw.bytes)];
+                // SAFETY: a `Buffer` that was given up stays valid, untouched by others, until it is taken back. That
+                // is when the device is done with it, or below, when the device never saw it.
+                unsafe { self.start(operation, sector, data.into_iter(), owner, Some(raw)) }
+            }
+            Err(error) => Err(error),
+        };
+        started.map_err(|error| {
+            // SAFETY: the raw parts of a moment ago; the request was not submitted.
+            let buffer = unsafe { B::from_raw(raw) };
+            Rejected { error, buffer }
+        })
+    }
+
+    #[inline]
+    fn check_owned(&self, operation: Operation, sector: u64, bytes: usize) -> Result<(), Error> {
+        if bytes == 0 {
+            return Err(Error::Empty);
+        }
+        self.limits.check_data(operation, sector, bytes)
+    }
+
+    /// Puts one request on the ring: header, data, status.
+    ///
+    /// # Safety
+    ///
+    /// Each piece of data is valid for reads, and for writes if the device writes it, and touched by nobody else, until
+    /// the request has ended or the device has acknowledged a reset. If there is a `buffer`, it is what the pieces lie
+    /// in, and nobody else takes it back if this succeeds.
+    #[inline]
+    pub(crate) unsafe fn start(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        data: impl Iterator<Item = (NonNull<u8>, usize)>,
+        owner: Owner,
+        buffer: Option<RawBuffer>,
+    ) -> Result<Token, Error> {
+        if self.epoch.stopped() {
+            return Err(Error::Stopped);
+        }
+        let access = if operation == Operation::Write { Access::DeviceReads } else { Access::DeviceWrites };
+        let ring = &mut self.ring;
+        let submit = || {
+            let mut chain = ring.chain()?;
+            let mut pending = Pending {
+                operation,
+                owner,
+                ending: Ending::InFlight,
+                cancelled: false,
+                sector,
+                buffer: None,
+                waker: None,
+                next_done: None,
+                kind: PhantomData,
+            };
+            write_header(chain.slot(), &pending);
+            chain.slot_part(slot::HEADER, slot::HEADER_BYTES, Access::DeviceReads)?;
+            for (start, bytes) in data {
+                // SAFETY: as the caller promises.
+                unsafe { chain.buffer(start, bytes, access) }?;
+            }
+            chain.slot_part(slot::STATUS, slot::STATUS_BYTES, Access::DeviceWrites)?;
+            pending.buffer = buffer;
+            chain.submit(pending).map_err(|failed| {
+                let mut pending = failed.attachment;
+                // It stays the caller's.
+                pending.buffer = None;
+                failed.error
+            })
+        };
+        submit().map_err(|error: ChainError| Error::from_chain(error, self.limits.segments))
+    }
+
+    /// Lets the device see every request that was submitted, and notifies it if it wants to be. Returns whether it
+    /// was notified.
+    #[inline]
+    pub fn commit(&mut self) -> bool {
+        if self.epoch.stopped() {
+            return false;
+        }
+        match self.ring.commit() {
+            Some(notification) => {
+                self.notifier.notify(notification.next);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes a request that has ended, if there is one. It neither waits nor enters the device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`] when the device broke the rules: it must be reset. That a request failed is no error of
+    /// this call, but its [`result`](Completion::result).
+    #[inline]
+    pub fn poll(&mut self) -> Result<Option<Completion<B>>, Error> {
+        if let Some(token) = self.first_done {
+            return Ok(self.take_done(token));
+        }
+        loop {
+            match self.notice()? {
+                None => return Ok(None),
+                Some((token, Owner::Poller)) => return Ok(self.take(token)),
+                // Tasks are woken by who handles them; meanwhile what has ended is kept for them.
+                Some((_, Owner::Task)) => self.ended = true,
+                Some((token, Owner::Blocking | Owner::Nobody)) => drop(self.take(token)),
+            }
+        }
+    }
+
+    /// Asks the device for an interrupt once it has used `requests` requests, or all that are in flight if those are
+    /// fewer. Without EVENT_IDX, for each batch. It is asked anew whenever [`poll`](Queue::poll) has found nothing more:
+    /// no completion is missed by who polls until then before it sleeps.
+    pub fn use_interrupts(&mut self, requests: u16) {
+        self.interrupts = Some(requests);
+        // What came before this needs no interrupt, but someone to look: who calls this polls next.
+        let _ = self.ring.enable_interrupts(requests);
+    }
+
+    /// Asks the device for no interrupts. Some may come all the same.
+    pub fn use_polling(&mut self) {
+        self.interrupts = None;
+        self.ring.disable_interrupts();
+    }
+
+    /// Says that nobody waits for a request any more: it is not issued again after a reset, as a late write could
+    /// overwrite newer data. Without a reset it goes on as ever. Its completion is yielded in any case. Returns `false`
+    /// if the request has ended.
+    pub fn cancel(&mut self, token: Token) -> bool {
+        match self.ring.attachment(token) {
+            Some(pending) if pending.ending == Ending::InFlight => {
+                pending.cancelled = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes note of a new capacity, which [`Device::config_changed`](crate::Device::config_changed) found.
+    pub fn set_capacity_sectors(&mut self, capacity_sectors: u64) {
+        self.limits.capacity_sectors = capacity_sectors;
+    }
+
+    /// Whether the device was reset, and the queue takes nothing until it has recovered.
+    pub fn is_stopped(&self) -> bool {
+        self.epoch.stopped()
+    }
+
+    /// Notices the next request that has ended. It stays in its slot.
+    #[inline]
+    pub(crate) fn notice(&mut self) -> Result<Option<(Token, Owner)>, Error> {
+        loop {
+            match self.ring.pop().map_err(Error::Violation)? {
+                Some(mut used) => {
+                    // Read once: what the device writes there from now on is of no interest.
+                    let status = used.slot().load_u8::<{ slot::STATUS }>();
+                    let token = used.token();
+                    let Some(pending) = used.attachment() else {
+                        return Ok(None);
+                    };
+                    pending.ending = Ending::Status(status);
+                    let owner = pending.owner;
+                    if status == RequestStatus::OK.0 {
+                        match pending.operation {
+                            Operation::Write => self.writes += 1,
+                            Operation::Flush => self.flushed_writes = self.flushed_writes.max(pending.sector),
+                            Operation::Read | Operation::DeviceId => {}
+                        }
+                    }
+                    return Ok(Some((token, owner)));
+                }
+                None => match self.interrupts {
+                    Some(requests) if !self.ring.enable_interrupts(requests) => {}
+                    _ => return Ok(None),
+                },
+            }
+        }
+    }
+
+    /// Takes a request that has ended out of its slot.
+    #[inline]
+    pub(crate) fn take(&mut self, token: Token) -> Option<Completion<B>> {
+        let mut pending = self.ring.used(token)?.take();
+        Some(Completion {
+            token,
+            operation: pending.operation,
+            sector: pending.sector(),
+            result: pending.result(),
+            // SAFETY: the device is done with the request, or it was reset; and if it was given up, it kept the buffer.
+            buffer: unsafe { pending.take_buffer() },
+        })
+    }
+
+    /// Takes the first of those that had ended earlier.
+    fn take_done(&mut self, token: Token) -> Option<Completion<B>> {
+        self.first_done = self.ring.attachment(token).and_then(|pending| pending.next_done);
+        if self.first_done.is_none() {
+            self.last_done = None;
+        }
+        self.take(token)
+    }
+
+    /// Keeps a request that has ended for its owner.
+    pub(crate) fn keep(&mut self, token: Token, owner: Owner) {
+        match owner {
+            Owner::Poller => {
+                match self.last_done.and_then(|last| self.ring.attachment(last)) {
+                    Some(last) => last.next_done = Some(token),
+                    None => self.first_done = Some(token),
+                }
+                self.last_done = Some(token);
+            }
+            Owner::Task => self.ended = true,
+            Owner::Blocking | Owner::Nobody => drop(self.take(token)),
+        }
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) fn epoch(&self) -> &Epoch<M> {
+        &self.epoch
+    }
+
+    pub(crate) fn pending(&mut self, token: Token) -> Option<&mut Pending<B>> {
+        self.ring.attachment(token)
+    }
+
+    /// Submits the request of a task.
+    pub(crate) fn submit_task(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        buffer: Option<B>,
+    ) -> Result<Token, Failed<B>> {
+        match buffer {
+            Some(buffer) => self
+                .submit_for(operation, sector, buffer, Owner::Task)
+                .map_err(|Rejected { error, buffer }| Failed { error, buffer: Some(buffer) }),
+            None => self.submit_without_data(operation, Owner::Task).map_err(|error| Failed { error, buffer: None }),
+        }
+    }
+
+    /// Whether there may be room for a request.
+    pub(crate) fn has_room(&self) -> bool {
+        self.ring.free() > 0
+    }
+
+    pub(crate) fn waiters(&mut self) -> &mut Waiters<M> {
+        &mut self.waiters
+    }
+
+    /// Whether a task's request has ended whose waker was not called.
+    pub(crate) fn take_ended(&mut self) -> bool {
+        core::mem::take(&mut self.ended)
+    }
+
+    /// The first task, of slot `from` or above, whose request has ended and who was not woken for it.
+    pub(crate) fn wake_from(&mut self, from: u16) -> Option<(u16, Waker)> {
+        for id in from..self.size() {
+            let waker = self.ring.used_in_slot(id).and_then(|mut used| used.attachment()?.waker.take());
+            if let Some(waker) = waker {
+                return Some((id, waker));
+            }
+        }
+        None
+    }
+
+    /// The device was reset and has acknowledged it: dropping the ring frees it.
+    ///
+    /// # Safety
+    ///
+    /// It is so.
+    pub(crate) unsafe fn stop(&mut self) {
+        // SAFETY: as the caller promises.
+        unsafe { self.ring.device_let_go() };
+    }
+
+    /// Whether writes have completed that no flush has covered.
+    pub(crate) fn writes_in_doubt(&self) -> bool {
+        self.flushed_writes < self.writes
+    }
+
+    /// Empties the ring after a reset of the device. Requests that it had returned before have ended; so have, now,
+    /// those that must not be issued again. Returns how many the latter were.
+    ///
+    /// # Safety
+    ///
+    /// The device was reset and has acknowledged it, and was not told of the queue since.
+    pub(crate) unsafe fn restart(&mut self) -> u32 {
+        // With a violation, the rest is not believed, and counts as in flight.
+        while let Ok(Some((token, owner))) = self.notice() {
+            self.keep(token, owner);
+        }
+        // SAFETY: as the caller promises.
+        unsafe { self.ring.restart() };
+        let mut ended = 0;
+        let mut from = 0;
+        while let Some(token) = self.ring.in_flight_from(from) {
+            from = token.slot() + 1;
+            let ending = match self.ring.attachment(token) {
+                Some(pending) if pending.cancelled || pending.owner == Owner::Nobody => Ending::Cancelled,
+                Some(pending) if pending.owner == Owner::Blocking => Ending::Cancelled,
+                Some(pending) if pending.operation == Operation::Flush => Ending::InDoubt,
+                _ => continue,
+            };
+            // SAFETY: the ring was restarted just now.
+            unsafe { self.end(token, ending) };
+            ended += 1;
+        }
+        ended
+    }
+
+    /// Puts the requests that are in flight on the ring again. Returns how many they are.
+    ///
+    /// # Safety
+    ///
+    /// The ring was restarted, and nothing was reissued since.
+    pub(crate) unsafe fn reissue(&mut self) -> u32 {
+        let mut reissued = 0;
+        let mut from = 0;
+        while let Some(token) = self.ring.in_flight_from(from) {
+            from = token.slot() + 1;
+            if let Some((slot, pending)) = self.ring.slot_and_attachment(token) {
+                // The device may have written there.
+                write_header(&slot, pending);
+            }
+            // SAFETY: as the caller promises; who owns the buffer still waits.
+            unsafe { self.ring.reissue(token) };
+            reissued += 1;
+        }
+        if let Some(requests) = self.interrupts {
+            let _ = self.ring.enable_interrupts(requests);
+        }
+        reissued
+    }
+
+    /// Ends every request that is in flight, as the device is gone for good. Where the device may know the queue, it
+    /// keeps the buffers.
+    ///
+    /// # Safety
+    ///
+    /// If the ring was restarted, nothing was reissued since. If not, nothing is submitted any more.
+    pub(crate) unsafe fn give_up(&mut self) {
+        let exposed = self.ring.exposed();
+        let mut from = 0;
+        while let Some(token) = self.ring.in_flight_from(from) {
+            from = token.slot() + 1;
+            if let Some(pending) = self.ring.attachment(token).filter(|_| exposed) {
+                // Its parts are forgotten: leaked, as the device may still use what they name.
+                pending.buffer = None;
+            }
+            // SAFETY: as the caller promises; what the device may use was leaked.
+            unsafe { self.end(token, Ending::GivenUp) };
+        }
+    }
+
+    /// Ends a request without the device.
+    ///
+    /// # Safety
+    ///
+    /// As for [`virtqueue::Queue::retire`].
+    unsafe fn end(&mut self, token: Token, ending: Ending) {
+        if let Some(pending) = self.ring.attachment(token) {
+            pending.ending = ending;
+            let owner = pending.owner;
+            // SAFETY: as the caller promises.
+            if unsafe { self.ring.retire(token) } {
+                self.keep(token, owner);
+            }
+        }
+    }
+
+    pub(crate) fn areas(&mut self) -> virtqueue::Areas {
+        self.ring.areas()
+    }
+}
+
+/// Writes the header of a request, and a status that no device leaves there.
+#[inline]
+fn write_header<B: Buffer>(header: &SlotMemory<'_, Pending<B>>, pending: &Pending<B>) {
+    header.store_u32::<{ slot::TYPE }>(pending.operation.request_type().0);
+    header.store_u32::<{ slot::RESERVED }>(0);
+    header.store_u64::<{ slot::SECTOR }>(pending.sector());
+    header.store_u8::<{ slot::STATUS }>(slot::UNANSWERED);
+}

@@ -1,0 +1,144 @@
+//! A disk that is being opened: features are negotiated, queues are not all set up yet.
+
+use virtio_spec::Features;
+use virtio_transport::{DeviceType, Negotiation, QueueConfig, QueueError, QueueSetup, Transport, Wait};
+use virtqueue::{Memory, MemoryError, Queue as Ring, Settings};
+
+use crate::buffer::Buffer;
+use crate::device::Device;
+use crate::epoch::Epoch;
+use crate::error::OpenError;
+use crate::features::FeatureSet;
+use crate::info::Info;
+use crate::limits::Limits;
+use crate::options::Options;
+use crate::queue::Queue;
+use crate::waiters::Waiters;
+
+/// The descriptors of a request besides its data: header and status.
+const HEADER_AND_STATUS: u16 = 2;
+
+/// The fewest entries that a queue has.
+const MIN_QUEUE_SIZE: u32 = 4;
+
+/// A disk whose features are negotiated, and whose queues are being set up.
+///
+/// [`Disk::open`](crate::Disk::open) does all of it for a kernel that wants one queue. Dropping it gives the device up.
+pub struct Setup<T: Transport, M: Memory> {
+    device: QueueSetup<T>,
+    info: Info,
+    options: Options,
+    next_queue: u16,
+    memory: M,
+    epoch: Epoch<M>,
+}
+
+impl<T: Transport, M: Memory> Setup<T, M> {
+    /// Resets a block device, and negotiates features: those that the device offers and this driver supports, less
+    /// those that the options forbid. `wait` bounds the wait for the reset. Queues will be made of `memory`.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Init`] when it is no block device, or one that does not follow the steps;
+    /// [`OpenError::MissingFeatures`] when a required feature is not there; [`OpenError::Config`] and
+    /// [`OpenError::BlockSize`] when its configuration makes no sense. The device is left with FAILED in its status.
+    pub fn negotiate(transport: T, memory: M, options: &Options, wait: &mut impl Wait) -> Result<Self, OpenError> {
+        let device = Negotiation::begin(transport, DeviceType::BLOCK, wait)?;
+        let offered = FeatureSet::from_bits(device.offered());
+        let forbidden = options.forbid.without(Features::VERSION_1);
+        let accepted = (offered & FeatureSet::SUPPORTED).without(forbidden);
+        let missing = options.require.without(accepted);
+        if !missing.is_empty() {
+            return Err(OpenError::MissingFeatures { missing, offered });
+        }
+        let device = device.accept(accepted.bits())?;
+        let raw = device.read_config(|config| Info::read(accepted, config))?;
+        let info = Info::new(accepted, &raw)?;
+        log::debug!("virtio disk: {} sectors, features {accepted}", info.capacity_sectors);
+        let epoch = Epoch::new(memory.clone()).map_err(no_memory)?;
+        Ok(Self { device, info, options: *options, next_queue: 0, memory, epoch })
+    }
+
+    /// What the disk says of itself.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// How many queues [`add_queue`](Setup::add_queue) will set up: as many as the device has and the options allow.
+    pub fn num_queues(&self) -> u16 {
+        self.info.num_queues.min(self.options.queues).max(1)
+    }
+
+    /// Makes the next queue and tells the device of it.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::NoMoreQueues`]; [`OpenError::QueueTooSmall`]; [`OpenError::QueueSetup`] when the kernel has no
+    /// memory for it; [`OpenError::Queue`] when the device does not take it.
+    pub fn add_queue<B: Buffer>(&mut self) -> Result<Queue<M, T::Notifier, B>, OpenError> {
+        let index = self.next_queue;
+        let queues = self.num_queues();
+        if index >= queues {
+            return Err(OpenError::NoMoreQueues { queues });
+        }
+        let settings = self.settings(index)?;
+        let limits = Limits::new(&self.info, settings.chain_max - HEADER_AND_STATUS);
+        let ring = Ring::new(self.memory.clone(), settings)?;
+        let waiters = Waiters::new(&self.memory, self.options.waiters).map_err(no_memory)?;
+        let mut queue = Queue::new(ring, self.device.notifier(index), limits, index, self.epoch.clone(), waiters);
+        enable(&mut self.device, &mut queue)?;
+        self.next_queue += 1;
+        Ok(queue)
+    }
+
+    /// The shape of a queue.
+    fn settings(&mut self, index: u16) -> Result<Settings, OpenError> {
+        let max = self.device.max_queue_size(index).min(u32::from(self.options.queue_size));
+        if max < MIN_QUEUE_SIZE {
+            return Err(OpenError::QueueTooSmall { queue: index, max });
+        }
+        let largest = u16::try_from(1_u32 << max.ilog2()).unwrap_or(virtio_spec::split_ring::MAX_QUEUE_SIZE);
+        let has = |feature: Features| self.info.features.contains(feature);
+        let memory = self.device.queue_memory();
+        // A chain is never longer than the queue, whether it lies in the ring or in an indirect table (2.7.5.3.1).
+        let segments = u16::try_from(self.info.seg_max).unwrap_or(u16::MAX).min(self.options.segments.max(1));
+        Ok(Settings {
+            chain_max: segments.saturating_add(HEADER_AND_STATUS).min(largest),
+            segment_max_bytes: self.info.size_max_bytes.unwrap_or(u32::MAX),
+            indirect: has(Features::INDIRECT_DESC),
+            event_idx: has(Features::EVENT_IDX),
+            contiguous_align: memory.contiguous_align,
+            max_address: memory.max_address,
+            ..Settings::new(largest)
+        })
+    }
+
+    /// Lets the device run.
+    pub fn start(self) -> Device<T, M> {
+        Device::new(self.device.start(), self.info, self.next_queue, self.epoch)
+    }
+}
+
+/// Tells the device of a queue.
+pub(crate) fn enable<T: Transport, M: Memory, B: Buffer>(
+    device: &mut QueueSetup<T>,
+    queue: &mut Queue<M, T::Notifier, B>,
+) -> Result<(), QueueError> {
+    let areas = queue.areas();
+    let enabled = device.enable_queue(&QueueConfig {
+        index: queue.index(),
+        size: queue.size(),
+        descriptor_area: areas.descriptor_area,
+        driver_area: areas.driver_area,
+        device_area: areas.device_area,
+    });
+    if enabled.is_err_and(|error| !matches!(error, QueueError::NotEnabled { .. })) {
+        // SAFETY: with every other error the device was told nothing.
+        unsafe { queue.stop() };
+    }
+    enabled
+}
+
+fn no_memory(error: MemoryError) -> OpenError {
+    OpenError::Memory(error)
+}

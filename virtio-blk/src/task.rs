@@ -1,0 +1,423 @@
+//! Requests of tasks: futures, for whatever executor the kernel has.
+
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker};
+
+use virtio_spec::InterruptStatus;
+use virtio_transport::{Interrupt, Notifier};
+use virtqueue::{Memory, Token};
+
+use crate::buffer::Buffer;
+use crate::error::Error;
+use crate::exclusive::Exclusive;
+use crate::queue::Queue;
+use crate::request::{Ending, Operation, Owner};
+use crate::waiters::Ticket;
+
+/// A queue that tasks share.
+///
+/// It needs no runtime: its futures store their wakers with their requests, and somebody calls
+/// [`process`](AsyncQueue::process) when the device has used some: an interrupt handler, or a loop that polls. Tasks
+/// that find the queue full wait in the order in which they came.
+///
+/// # Dropping a future
+///
+/// It may be dropped at any time. The request goes on: the buffer stays in the queue until the device is done with it,
+/// and is dropped then. A write that was dropped happens, or happens in part, or does not, as of a moment that nobody
+/// is told; it is not issued again after a reset. Who must know whether it happened does not drop it.
+///
+/// # Example
+///
+/// ```
+/// use virtio_blk::{AsyncQueue, Buffer, Exclusive, Failed, Queue};
+/// use virtio_transport::Notifier;
+/// use virtqueue::Memory;
+///
+/// async fn copy<S, M, N, B>(disk: &AsyncQueue<S>, from: u64, to: u64, buffer: B) -> Result<B, Failed<B>>
+/// where
+///     S: Exclusive<Value = Queue<M, N, B>>,
+///     M: Memory,
+///     N: Notifier,
+///     B: Buffer,
+/// {
+///     let buffer = disk.read(from, buffer).await?;
+///     disk.write(to, buffer).await
+/// }
+/// ```
+pub struct AsyncQueue<S> {
+    queue: S,
+    commits: bool,
+}
+
+/// A request of a task that failed.
+#[derive(Debug)]
+pub struct Failed<B> {
+    /// Why.
+    pub error: Error,
+    /// The buffer; `None` if the device was given up while it had it.
+    pub buffer: Option<B>,
+}
+
+impl<B> From<Failed<B>> for Error {
+    fn from(failed: Failed<B>) -> Self {
+        failed.error
+    }
+}
+
+/// What an interrupt was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Causes {
+    /// The device has used requests; their tasks were woken.
+    pub used: bool,
+    /// The configuration has changed, or the device needs a reset: look at
+    /// [`Device::needs_reset`](crate::Device::needs_reset) and [`Device::config_changed`](crate::Device::config_changed).
+    pub configuration: bool,
+}
+
+impl<S, M, N, B> AsyncQueue<S>
+where
+    S: Exclusive<Value = Queue<M, N, B>>,
+    M: Memory,
+    N: Notifier,
+    B: Buffer,
+{
+    /// Shares a queue between tasks. Each request is committed as it is submitted.
+    pub fn new(queue: S) -> Self {
+        Self { queue, commits: true }
+    }
+
+    /// Shares a queue between tasks, and leaves it to the executor to [`commit`](AsyncQueue::commit): when no task is
+    /// ready, say. Then the requests of many tasks are one batch with one notification. Without it nothing happens.
+    pub fn with_batches(queue: S) -> Self {
+        Self { queue, commits: false }
+    }
+
+    /// The queue itself.
+    pub fn queue(&self) -> &S {
+        &self.queue
+    }
+
+    /// Lets the device see what tasks have submitted. Returns whether it was notified.
+    pub fn commit(&self) -> bool {
+        self.queue.with(Queue::commit)
+    }
+
+    /// Reads from `sector` on, as many sectors as the buffer is long, in one request. Gives the buffer back.
+    pub fn read(&self, sector: u64, buffer: B) -> Transfer<'_, S, M, N, B> {
+        Transfer(Request::new(self, Operation::Read, sector, Some(buffer)))
+    }
+
+    /// Writes from `sector` on, as many sectors as the buffer is long, in one request. Gives the buffer back.
+    pub fn write(&self, sector: u64, buffer: B) -> Transfer<'_, S, M, N, B> {
+        Transfer(Request::new(self, Operation::Write, sector, Some(buffer)))
+    }
+
+    /// Makes writes safe from a power cut that had completed when this was first polled.
+    pub fn flush(&self) -> Flush<'_, S, M, N, B> {
+        Flush(Request::new(self, Operation::Flush, 0, None))
+    }
+
+    /// Takes note of all that the device has used, and wakes the tasks. Wakers are called outside of the lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`] when the device broke the rules: it must be reset.
+    pub fn process(&self) -> Result<(), Error> {
+        if self.queue.with(Queue::take_ended) {
+            let mut from = 0;
+            while let Some((slot, waker)) = self.queue.with(|queue| queue.wake_from(from)) {
+                from = slot + 1;
+                waker.wake();
+            }
+        }
+        loop {
+            match self.queue.with(next_waker)? {
+                Next::Wake(waker) => waker.wake(),
+                Next::Again => {}
+                Next::Nothing => break,
+            }
+        }
+        self.call_waiter();
+        Ok(())
+    }
+
+    /// The whole of an interrupt handler: acknowledges, wakes the tasks whose requests were used, and tells whether the
+    /// configuration has changed. `None` if the interrupt was not this device's.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`process`](AsyncQueue::process).
+    pub fn handle_interrupt(&self, interrupt: &impl Interrupt) -> Result<Option<Causes>, Error> {
+        let causes = interrupt.acknowledge();
+        if causes.is_empty() {
+            return Ok(None);
+        }
+        let used = causes.contains(InterruptStatus::USED_BUFFER);
+        if used {
+            self.process()?;
+        }
+        Ok(Some(Causes { used, configuration: causes.contains(InterruptStatus::CONFIGURATION_CHANGE) }))
+    }
+
+    /// Wakes the task that has waited longest, if there is room for its request.
+    fn call_waiter(&self) {
+        let waker = self.queue.with(|queue| if queue.has_room() { queue.waiters().call() } else { None });
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// What [`AsyncQueue::process`] does next, outside of the lock.
+enum Next {
+    Wake(Waker),
+    Again,
+    Nothing,
+}
+
+fn next_waker<M: Memory, N: Notifier, B: Buffer>(queue: &mut Queue<M, N, B>) -> Result<Next, Error> {
+    let Some((token, owner)) = queue.notice()? else {
+        return Ok(Next::Nothing);
+    };
+    if owner == Owner::Task {
+        return Ok(match queue.pending(token).and_then(|pending| pending.waker.take()) {
+            Some(waker) => Next::Wake(waker),
+            None => Next::Again,
+        });
+    }
+    queue.keep(token, owner);
+    Ok(Next::Again)
+}
+
+/// A request of a task.
+struct Request<'a, S, M, N, B>
+where
+    S: Exclusive<Value = Queue<M, N, B>>,
+    M: Memory,
+    N: Notifier,
+    B: Buffer,
+{
+    shared: &'a AsyncQueue<S>,
+    operation: Operation,
+    sector: u64,
+    state: State<B>,
+}
+
+enum State<B> {
+    /// Not submitted yet; perhaps in line.
+    New {
+        buffer: Option<B>,
+        ticket: Option<Ticket>,
+    },
+    Submitted(Token),
+    Ended,
+}
+
+// Nothing in it is pinned: not the buffer, which is given away by value, and not the place in line, which is a number.
+impl<S, M, N, B> Unpin for Request<'_, S, M, N, B>
+where
+    S: Exclusive<Value = Queue<M, N, B>>,
+    M: Memory,
+    N: Notifier,
+    B: Buffer,
+{
+}
+
+impl<'a, S, M, N, B> Request<'a, S, M, N, B>
+where
+    S: Exclusive<Value = Queue<M, N, B>>,
+    M: Memory,
+    N: Notifier,
+    B: Buffer,
+{
+    fn new(shared: &'a AsyncQueue<S>, operation: Operation, sector: u64, buffer: Option<B>) -> Self {
+        Self { shared, operation, sector, state: State::New { buffer, ticket: None } }
+    }
+
+    fn poll(&mut self, context: &Context<'_>) -> Poll<Result<Option<B>, Failed<B>>> {
+        match core::mem::replace(&mut self.state, State::Ended) {
+            State::New { buffer, ticket } => self.submit(buffer, ticket, context),
+            State::Submitted(token) => self.look(token, context),
+            State::Ended => Poll::Ready(Err(Failed { error: Error::Empty, buffer: None })),
+        }
+    }
+
+    /// Submits the request, or lines up.
+    fn submit(
+        &mut self,
+        buffer: Option<B>,
+        mut ticket: Option<Ticket>,
+        context: &Context<'_>,
+    ) -> Poll<Result<Option<B>, Failed<B>>> {
+        // Cloned and dropped outside of the lock, as it is not our code that does it.
+        let waker = context.waker().clone();
+        let (operation, sector, commits) = (self.operation, self.sector, self.shared.commits);
+        let (submitted, unused) = self.shared.queue.with(|queue| {
+            let room = !queue.waiters().must_wait(ticket);
+            let submitted = if room {
+                queue.submit_task(operation, sector, buffer)
+            } else {
+                Err(Failed { error: Error::QueueFull, buffer })
+            };
+            match submitted {
+                Ok(token) => {
+                    if let Some(pending) = queue.pending(token) {
+                        pending.waker = Some(waker);
+                    }
+                    if commits {
+                        queue.commit();
+                    }
+                    (Ok(token), ticket.take().and_then(|ticket| queue.waiters().leave(ticket)))
+                }
+                Err(failed) if failed.error == Error::QueueFull => {
+                    match queue.waiters().join(&mut ticket, waker) {
+                        Ok(old) => (Err(failed), old),
+                        Err(waker) => {
+                            // No place in line: come again at once.
+                            (Err(failed), Some(waker))
+                        }
+                    }
+                }
+                Err(failed) => (Err(failed), ticket.take().and_then(|ticket| queue.waiters().leave(ticket))),
+            }
+        });
+        match submitted {
+            Ok(token) => {
+                self.state = State::Submitted(token);
+                drop(unused);
+                // The next one in line may find room as well.
+                self.shared.call_waiter();
+                Poll::Pending
+            }
+            Err(Failed { error: Error::QueueFull, buffer }) => {
+                if let (None, Some(waker)) = (ticket, unused) {
+                    waker.wake();
+                }
+                self.state = State::New { buffer, ticket };
+                Poll::Pending
+            }
+            Err(failed) => {
+                drop(unused);
+                self.shared.call_waiter();
+                Poll::Ready(Err(failed))
+            }
+        }
+    }
+
+    /// Looks whether the request has ended.
+    fn look(&mut self, token: Token, context: &Context<'_>) -> Poll<Result<Option<B>, Failed<B>>> {
+        let waker = context.waker().clone();
+        let mut old = None;
+        let completion = self.shared.queue.with(|queue| match queue.pending(token) {
+            Some(pending) if pending.ending == Ending::InFlight => {
+                old = pending.waker.replace(waker);
+                None
+            }
+            Some(pending) => {
+                old = pending.waker.take();
+                queue.take(token)
+            }
+            None => None,
+        });
+        drop(old);
+        let Some(completion) = completion else {
+            self.state = State::Submitted(token);
+            return Poll::Pending;
+        };
+        self.shared.call_waiter();
+        Poll::Ready(match completion.result {
+            Ok(()) => Ok(completion.buffer),
+            Err(error) => Err(Failed { error, buffer: completion.buffer }),
+        })
+    }
+}
+
+impl<S, M, N, B> Drop for Request<'_, S, M, N, B>
+where
+    S: Exclusive<Value = Queue<M, N, B>>,
+    M: Memory,
+    N: Notifier,
+    B: Buffer,
+{
+    fn drop(&mut self) {
+        match core::mem::replace(&mut self.state, State::Ended) {
+            State::New { ticket: Some(ticket), .. } => {
+                drop(self.shared.queue.with(|queue| queue.waiters().leave(ticket)));
+                self.shared.call_waiter();
+            }
+            State::Submitted(token) => {
+                let left = self.shared.queue.with(|queue| match queue.pending(token) {
+                    Some(pending) if pending.ending == Ending::InFlight => {
+                        pending.owner = Owner::Nobody;
+                        (pending.waker.take(), None)
+                    }
+                    Some(_) => (None, queue.take(token)),
+                    None => (None, None),
+                });
+                drop(left);
+                self.shared.call_waiter();
+            }
+            State::New { ticket: None, .. } | State::Ended => {}
+        }
+    }
+}
+
+/// A read or write of a task. Made by [`AsyncQueue::read`] and [`AsyncQueue::write`].
+///
+/// # Errors
+///
+/// [`Failed`] with the error and the buffer. Misuse as with [`Queue::submit_read`]; a full queue is waited for.
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Transfer<'a, S, M, N, B>(Request<'a, S, M, N, B>)
+where
+    S: Exclusive<Value = Queue<M, N, B>>,
+    M: Memory,
+    N: Notifier,
+    B: Buffer;
+
+impl<S, M, N, B> Future for Transfer<'_, S, M, N, B>
+where
+    S: Exclusive<Value = Queue<M, N, B>>,
+    M: Memory,
+    N: Notifier,
+    B: Buffer,
+{
+    type Output = Result<B, Failed<B>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(context).map(|result| match result? {
+            Some(buffer) => Ok(buffer),
+            // A request that was submitted with a buffer ends with it, unless it fails.
+            None => Err(Failed { error: Error::Empty, buffer: None }),
+        })
+    }
+}
+
+/// A flush of a task. Made by [`AsyncQueue::flush`].
+///
+/// # Errors
+///
+/// Those of [`Queue::submit_flush`] but [`Error::QueueFull`]; [`Error::Device`]; [`Error::FlushInDoubt`] when a reset
+/// cut it off.
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Flush<'a, S, M, N, B>(Request<'a, S, M, N, B>)
+where
+    S: Exclusive<Value = Queue<M, N, B>>,
+    M: Memory,
+    N: Notifier,
+    B: Buffer;
+
+impl<S, M, N, B> Future for Flush<'_, S, M, N, B>
+where
+    S: Exclusive<Value = Queue<M, N, B>>,
+    M: Memory,
+    N: Notifier,
+    B: Buffer,
+{
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(context).map(|result| result.map(drop).map_err(Error::from))
+    }
+}
