@@ -9,10 +9,6 @@ use crate::pieces::Pieces;
 use crate::queue::Queue;
 use crate::request::{Operation, Owner};
 
-/// The granule in which kernels scatter memory: a buffer of `n` of these, wherever it starts, lies in `n + 1` pieces at
-/// the most.
-const GRANULE: usize = 4096;
-
 /// A blocking call under way. It ends only when the device has let go of every borrowed buffer: when all requests are
 /// done, or else through `rescue`, which resets the device and returns when that is acknowledged.
 ///
@@ -41,6 +37,9 @@ impl<'q, M: Memory, N: Notifier, B: Buffer, R: FnMut(&mut Queue<M, N, B>)> Block
         self.queue.limits().check_data(operation, sector, bytes)?;
         let mut left = bytes;
         let mut longest = self.queue.limits().request_max_bytes;
+        if longest == 0 && left > 0 {
+            return Err(Error::TooManySegments { max: self.queue.segments() });
+        }
         let mut outcome = Ok(());
         loop {
             while outcome.is_ok() && left > 0 {
@@ -55,7 +54,7 @@ impl<'q, M: Memory, N: Notifier, B: Buffer, R: FnMut(&mut Queue<M, N, B>)> Block
                         sector += crate::bytes_to_sectors(bytes);
                     }
                     Err(Error::QueueFull) if self.queue.in_flight() > 0 => break,
-                    Err(Error::TooManySegments { max }) => match self.shorter(bytes) {
+                    Err(Error::TooManySegments { max }) => match self.shorter(&pieces, bytes) {
                         Some(shorter) => longest = shorter,
                         None => outcome = Err(Error::TooManySegments { max }),
                     },
@@ -124,16 +123,12 @@ impl<'q, M: Memory, N: Notifier, B: Buffer, R: FnMut(&mut Queue<M, N, B>)> Block
     }
 
     /// The next length to try, after one that was in too many pieces; `None` if not even one block fits.
-    fn shorter(&self, tried: usize) -> Option<usize> {
-        let limits = self.queue.limits();
-        let certain = usize::from(limits.segments).saturating_sub(1) * GRANULE;
-        let shorter = if certain < tried { certain } else { tried / 2 };
-        let whole_blocks = shorter - shorter % limits.block_bytes as usize;
-        match whole_blocks {
-            0 if tried > limits.block_bytes as usize => Some(limits.block_bytes as usize),
-            0 => None,
-            bytes => Some(bytes),
-        }
+    fn shorter(&self, pieces: &Pieces<'_>, tried: usize) -> Option<usize> {
+        let whole_blocks = |bytes: usize| bytes - bytes % self.queue.limits().block_bytes as usize;
+        let fitting = whole_blocks(self.queue.fitting_bytes(pieces.take(tried)));
+        // Where the kernel maps other pieces than it translates, that says nothing.
+        let shorter = if (1..tried).contains(&fitting) { fitting } else { whole_blocks(tried / 2) };
+        (shorter > 0).then_some(shorter)
     }
 
     /// Waits for one request of this call: the outer error means that there is nothing more to wait for.

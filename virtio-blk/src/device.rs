@@ -169,6 +169,8 @@ impl<T: Transport, M: Memory> Device<T, M> {
         wait: &mut impl Wait,
     ) -> Result<Recovered, Error> {
         self.check_complete(queues)?;
+        // A device whose mode cannot be read, or that was reset before, is taken to have a cache.
+        let write_through = self.cache_mode() == Ok(CacheMode::WriteThrough);
         if self.stop(wait).is_err() {
             return Err(Error::NotAcknowledged);
         }
@@ -176,10 +178,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
         for queue in queues.iter_mut() {
             // SAFETY: the reset was acknowledged.
             recovered.ended += unsafe { queue.restart() };
-            recovered.writes_in_doubt |= queue.writes_in_doubt();
-        }
-        if self.cache_mode == Some(CacheMode::WriteThrough) {
-            recovered.writes_in_doubt = false;
+            recovered.writes_in_doubt |= !write_through && queue.writes_in_doubt();
         }
         let restarted = self.restart(queues, &mut recovered, wait);
         if let Err(error) = restarted {

@@ -3,6 +3,7 @@
 use core::fmt;
 use core::mem::ManuallyDrop;
 
+use virtio_spec::block::BlockFeatures;
 use virtio_transport::{SpinLimit, Transport, Wait};
 use virtqueue::Memory;
 
@@ -169,15 +170,15 @@ impl<T: Transport, M: Memory, B: Buffer> Disk<T, M, B> {
         if !self.info().cache_mode_can_change {
             return Err(Error::NotNegotiated {
                 operation: Operation::Flush,
-                feature: virtio_spec::block::BlockFeatures::CONFIG_WCE.into(),
+                feature: BlockFeatures::CONFIG_WCE.into(),
             });
         }
         let result = self.blocking().drain(wait);
         self.stop_if_fatal(result)?;
         self.device.write_cache_mode(mode)?;
         match mode {
-            CacheMode::WriteThrough => self.flush(wait),
-            CacheMode::WriteBack => Ok(()),
+            CacheMode::WriteThrough if self.info().features.contains(BlockFeatures::FLUSH) => self.flush(wait),
+            CacheMode::WriteThrough | CacheMode::WriteBack => Ok(()),
         }
     }
 

@@ -76,6 +76,11 @@ pub use virtio_spec::Features;
 pub use virtio_spec::block::BlockFeatures;
 pub use virtqueue::Token;
 
+/// The example in the README is compiled, too.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 /// The size of a sector in bytes: always this, whatever the size of a logical block.
 pub const SECTOR_BYTES: usize = virtio_spec::block::SECTOR_SIZE;
 

@@ -221,7 +221,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     pub(crate) fn submit_without_data(&mut self, operation: Operation, owner: Owner) -> Result<Token, Error> {
         self.limits.check_feature(operation)?;
         // SAFETY: there is no data.
-        unsafe { self.start(operation, self.writes, core::iter::empty(), owner, None) }
+        unsafe { self.start(operation, 0, core::iter::empty(), owner, None) }
     }
 
     #[inline]
@@ -283,6 +283,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
             return Err(Error::Stopped);
         }
         let access = if operation == Operation::Write { Access::DeviceReads } else { Access::DeviceWrites };
+        let sector = if operation == Operation::Flush { self.writes } else { sector };
         let ring = &mut self.ring;
         let submit = || {
             let mut chain = ring.chain()?;
@@ -458,6 +459,31 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
             Owner::Task => self.ended = true,
             Owner::Blocking | Owner::Nobody => drop(self.take(token)),
         }
+    }
+
+    /// How many bytes of the data fit into one request, going by the kernel's translation.
+    pub(crate) fn fitting_bytes(&self, data: impl Iterator<Item = (NonNull<u8>, usize)>) -> usize {
+        let segment_max = usize::try_from(self.ring.settings().segment_max_bytes).unwrap_or(usize::MAX).max(1);
+        let mut segments = usize::from(self.limits.segments);
+        let mut fitting = 0_usize;
+        for (mut start, mut left) in data {
+            while left > 0 {
+                let Ok(piece) = self.ring.memory().translate(start, left) else {
+                    return fitting;
+                };
+                let bytes = piece.bytes.min(left);
+                let needed = bytes.div_ceil(segment_max);
+                if needed > segments || bytes == 0 {
+                    return fitting.saturating_add(segments.saturating_mul(segment_max).min(bytes));
+                }
+                segments -= needed;
+                fitting = fitting.saturating_add(bytes);
+                left -= bytes;
+                // SAFETY: inside the data, or right behind it.
+                start = unsafe { start.add(bytes) };
+            }
+        }
+        fitting
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -151,6 +151,11 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         self.exposed
     }
 
+    /// The kernel's memory.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
     /// The settings that the queue was made from.
     pub fn settings(&self) -> &Settings {
         &self.settings
