@@ -1,0 +1,151 @@
+//! What the kernel tells the host, in lines that a program reads.
+
+use alloc::string::String;
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How a line of the console starts that is a [`Report`] and not text for people.
+pub const PREFIX: &str = "@@ ";
+
+/// One thing that the kernel did. What follows a [`Report::Disk`] is about that disk.
+///
+/// It travels as one line of the console: [`PREFIX`], then JSON.
+///
+/// ```
+/// use testing_guest::Report;
+///
+/// let report = Report::Volume { kind: "FAT16".into() };
+/// let line = report.to_string();
+/// assert_eq!(line, r#"@@ {"volume":{"kind":"FAT16"}}"#);
+/// assert_eq!(Report::parse(&line), Some(Ok(report)));
+/// assert_eq!(Report::parse("some text for people"), None);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Report {
+    /// The kernel runs.
+    Started {
+        /// Which demonstration it is going to run.
+        demo: String,
+    },
+    /// A disk was found and its driver is up.
+    Disk {
+        /// The address of its registers.
+        address: u64,
+        /// Its size in sectors of 512 bytes.
+        capacity_sectors: u64,
+    },
+    /// A file system was mounted.
+    Volume {
+        /// What kind of file system.
+        kind: String,
+    },
+    /// A file was read from its first to its last byte.
+    Read {
+        /// The path from the root directory, with `/` between names.
+        path: String,
+        /// Its length.
+        bytes: u64,
+        /// The SHA-256 of what was read, in hexadecimal digits.
+        sha256: String,
+    },
+    /// A file was written, closed and flushed. A second report with the same path says that it was overwritten.
+    Written {
+        /// The path from the root directory.
+        path: String,
+        /// Its length.
+        bytes: u64,
+        /// Where the [`pattern`](crate::pattern) starts that it holds.
+        seed: u64,
+    },
+    /// A file was read back and compared with what was written.
+    Verified {
+        /// The path from the root directory.
+        path: String,
+        /// The SHA-256 of what was read back, in hexadecimal digits.
+        sha256: String,
+    },
+    /// The whole disk is being read.
+    Progress {
+        /// How much is done.
+        done_bytes: u64,
+        /// How much there is.
+        total_bytes: u64,
+    },
+    /// The whole disk was read.
+    WholeDisk {
+        /// Its length.
+        bytes: u64,
+        /// The SHA-256 of all of it, in hexadecimal digits.
+        sha256: String,
+    },
+    /// The demonstration did all that it was asked to.
+    Finished,
+    /// The demonstration ended with an error.
+    Failed {
+        /// Why, as text for people.
+        reason: String,
+    },
+}
+
+impl Report {
+    /// Reads a line of the console: `None` if it is text for people, an error if it is damaged.
+    pub fn parse(line: &str) -> Option<Result<Self, ReportError>> {
+        let json = line.strip_prefix(PREFIX)?;
+        Some(serde_json::from_str(json).map_err(|_| ReportError { line: line.into() }))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let json = serde_json::to_string(self).map_err(|_| fmt::Error)?;
+        write!(f, "{PREFIX}{json}")
+    }
+}
+
+/// A line that starts like a [`Report`] and is none: the two sides were built from different sources, or the console
+/// lost bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportError {
+    line: String,
+}
+
+impl fmt::Display for ReportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the kernel printed a report that cannot be read: {}", self.line)
+    }
+}
+
+impl core::error::Error for ReportError {}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn names_of_files_may_hold_anything() {
+        let path = "Größe \"of\" it\\all.txt".to_string();
+        let report = Report::Read { path, bytes: 3, sha256: "00ff".into() };
+        let line = report.to_string();
+        assert!(!line.contains('\n'), "{line}");
+        assert_eq!(Report::parse(&line), Some(Ok(report)));
+    }
+
+    #[test]
+    fn a_damaged_line_is_an_error_and_not_text() {
+        for line in ["@@ ", "@@ {}", "@@ {\"volume\":{\"kind\":\"FAT", "@@ {\"unheard_of\":{}}"] {
+            let error = Report::parse(line).expect("it has the prefix").unwrap_err();
+            assert!(error.to_string().contains(line), "{error}");
+        }
+    }
+
+    #[test]
+    fn text_is_not_a_report() {
+        for line in ["", "@@", "@ {}", " @@ {}", "OpenSBI v1.1"] {
+            assert_eq!(Report::parse(line), None);
+        }
+    }
+}

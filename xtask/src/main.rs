@@ -1,0 +1,41 @@
+//! The commands of this repository. `cargo xtask run` is the main one.
+//!
+//! One file per command in `commands`; beside them what they share.
+
+mod check;
+mod commands;
+mod digest;
+mod fat;
+mod guest;
+mod image;
+mod progress;
+mod qemu;
+mod tools;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The commands of this repository. Each one gets what it needs and is missing, and says so.
+#[derive(Debug, Parser)]
+#[command(name = "xtask", bin_name = "cargo xtask")]
+enum Command {
+    Run(commands::run::Options),
+    Test(commands::test::Options),
+    Miri(commands::miri::Options),
+    Setup(commands::setup::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Command::parse() {
+        Command::Run(options) => commands::run::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Test(options) => commands::test::run(&options),
+        Command::Miri(options) => commands::miri::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Setup(options) => commands::setup::run(&options).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
