@@ -1,7 +1,7 @@
 //! Calls that return when the device is done, and may therefore borrow their buffers.
 
 use virtio_transport::{Notifier, Wait};
-use virtqueue::{Memory, Token};
+use virtqueue::Memory;
 
 use crate::buffer::Buffer;
 use crate::error::Error;
@@ -54,10 +54,14 @@ impl<'q, M: Memory, N: Notifier, B: Buffer, R: FnMut(&mut Queue<M, N, B>)> Block
                         sector += crate::bytes_to_sectors(bytes);
                     }
                     Err(Error::QueueFull) if self.queue.in_flight() > 0 => break,
-                    Err(Error::TooManySegments { max }) => match self.shorter(&pieces, bytes) {
-                        Some(shorter) => longest = shorter,
-                        None => outcome = Err(Error::TooManySegments { max }),
-                    },
+                    // Too many pieces for one request; or, where each takes an entry, for what completions that nobody
+                    // has polled leave of the queue.
+                    Err(error @ (Error::TooManySegments { .. } | Error::QueueFull)) => {
+                        match self.shorter(&pieces, bytes) {
+                            Some(shorter) => longest = shorter,
+                            None => outcome = Err(error),
+                        }
+                    }
                     Err(error) => outcome = Err(error),
                 }
             }
@@ -66,7 +70,7 @@ impl<'q, M: Memory, N: Notifier, B: Buffer, R: FnMut(&mut Queue<M, N, B>)> Block
                 return outcome;
             }
             if self.outstanding == 0 {
-                self.wait_for_room(wait)?;
+                self.queue.wait_for_room(wait)?;
             } else if let Err(error) = self.wait_for_one(wait)? {
                 outcome = outcome.and(Err(error));
             }
@@ -96,7 +100,7 @@ impl<'q, M: Memory, N: Notifier, B: Buffer, R: FnMut(&mut Queue<M, N, B>)> Block
             // SAFETY: as the caller promises.
             match unsafe { self.queue.start(operation, 0, pieces.take(pieces.bytes()), Owner::Blocking, None) } {
                 Ok(_) => break,
-                Err(Error::QueueFull) if self.queue.in_flight() > 0 => self.wait_for_room(wait)?,
+                Err(Error::QueueFull) if self.queue.in_flight() > 0 => self.queue.wait_for_room(wait)?,
                 Err(error) => return Err(error),
             }
         }
@@ -113,15 +117,6 @@ impl<'q, M: Memory, N: Notifier, B: Buffer, R: FnMut(&mut Queue<M, N, B>)> Block
         self.wait_for_one(wait)?
     }
 
-    /// Waits until the device has nothing left of what was submitted before.
-    pub(crate) fn drain(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
-        self.queue.commit();
-        while self.queue.in_flight() > 0 {
-            self.wait_for_room(wait)?;
-        }
-        Ok(())
-    }
-
     /// The next length to try, after one that was in too many pieces; `None` if not even one block fits.
     fn shorter(&self, pieces: &Pieces<'_>, tried: usize) -> Option<usize> {
         let whole_blocks = |bytes: usize| bytes - bytes % self.queue.limits().block_bytes as usize;
@@ -134,33 +129,13 @@ impl<'q, M: Memory, N: Notifier, B: Buffer, R: FnMut(&mut Queue<M, N, B>)> Block
     /// Waits for one request of this call: the outer error means that there is nothing more to wait for.
     fn wait_for_one(&mut self, wait: &mut impl Wait) -> Result<Result<(), Error>, Error> {
         loop {
-            let (token, owner) = self.next(wait)?;
+            let (token, owner) = self.queue.wait_for_next(wait)?;
             if owner == Owner::Blocking {
                 self.outstanding = self.outstanding.saturating_sub(1);
                 // A request that has ended is in its slot.
                 return Ok(self.queue.take(token).map_or(Ok(()), |completion| completion.result));
             }
             self.queue.keep(token, owner);
-        }
-    }
-
-    /// Waits for one request of whoever, when none of this call is in flight.
-    fn wait_for_room(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
-        let (token, owner) = self.next(wait)?;
-        self.queue.keep(token, owner);
-        Ok(())
-    }
-
-    /// Waits for the next request that ends.
-    fn next(&mut self, wait: &mut impl Wait) -> Result<(Token, Owner), Error> {
-        loop {
-            if let Some(noticed) = self.queue.notice()? {
-                return Ok(noticed);
-            }
-            if self.queue.is_stopped() {
-                return Err(Error::Stopped);
-            }
-            wait.wait()?;
         }
     }
 }

@@ -177,7 +177,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
         let mut recovered = Recovered::default();
         for queue in queues.iter_mut() {
             // SAFETY: the reset was acknowledged.
-            recovered.ended += unsafe { queue.restart() };
+            recovered.ended += unsafe { queue.stop() };
             recovered.writes_in_doubt |= !write_through && queue.writes_in_doubt();
         }
         let restarted = self.restart(queues, &mut recovered, wait);
@@ -244,12 +244,45 @@ impl<T: Transport, M: Memory> Device<T, M> {
         for queue in queues.iter_mut() {
             if acknowledged {
                 // SAFETY: the reset was acknowledged.
-                unsafe { queue.restart() };
+                unsafe { queue.stop() };
             }
             // SAFETY: just restarted, or else nothing is submitted any more as the epoch is stopped for good.
             unsafe { queue.give_up() };
         }
         Ok(())
+    }
+
+    /// Waits until the device is done with everything, and resets it. Then dropping a queue frees it. Returns the
+    /// transport.
+    ///
+    /// `queues` are all queues of the device, each once. If the policy gives up on what is in flight, that is cut off by
+    /// the reset.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::QueuesMissing`]: nothing was done. [`Error::NotAcknowledged`]: the policy gave up before the device
+    /// acknowledged its reset. [`Error::Stopped`]: it is gone already.
+    pub fn shutdown<B: Buffer>(
+        &mut self,
+        queues: &mut [&mut Queue<M, T::Notifier, B>],
+        wait: &mut impl Wait,
+    ) -> Result<T, Error> {
+        self.check_complete(queues)?;
+        for queue in queues.iter_mut() {
+            if let Err(error) = queue.drain(wait) {
+                log::warn!("virtio disk: shut down with requests in flight: {error}");
+            }
+        }
+        if self.stop(wait).is_err() {
+            return Err(Error::NotAcknowledged);
+        }
+        for queue in queues.iter_mut() {
+            // SAFETY: the reset was acknowledged.
+            unsafe { queue.stop() };
+            // SAFETY: the ring was restarted just now.
+            unsafe { queue.give_up() };
+        }
+        self.take_transport().ok_or(Error::Stopped)
     }
 
     /// Whether these are all queues of this device, each once.

@@ -173,7 +173,7 @@ impl<T: Transport, M: Memory, B: Buffer> Disk<T, M, B> {
                 feature: BlockFeatures::CONFIG_WCE.into(),
             });
         }
-        let result = self.blocking().drain(wait);
+        let result = self.queue.drain(wait);
         self.stop_if_fatal(result)?;
         self.device.write_cache_mode(mode)?;
         match mode {
@@ -214,7 +214,7 @@ impl<T: Transport, M: Memory, B: Buffer> Disk<T, M, B> {
     /// The device and its queue by themselves: for a kernel that shares the queue, and keeps the device for when its
     /// configuration changes or it has to recover.
     ///
-    /// The queue is leaked when it is dropped while the device runs.
+    /// The queue is leaked when it is dropped while the device runs: [`Device::shutdown`] takes both.
     pub fn split(self) -> (Device<T, M>, Queue<M, T::Notifier, B>) {
         let this = ManuallyDrop::new(self);
         // SAFETY: both are moved out of a value that is neither dropped nor used again.
@@ -232,19 +232,9 @@ impl<T: Transport, M: Memory, B: Buffer> Disk<T, M, B> {
     /// up before that, requests that are in flight are cut off by the reset.
     #[allow(clippy::result_large_err, reason = "it is the disk itself, and there may be no heap to put it on")]
     pub fn shutdown(mut self, wait: &mut impl Wait) -> Result<T, NotShutDown<T, M, B>> {
-        // Whether they all came back or not, the reset ends them.
-        let drained = self.blocking().drain(wait);
-        if let Err(error) = drained {
-            log::warn!("virtio disk: shut down with requests in flight: {error}");
-        }
-        if self.device.stop(wait).is_err() {
-            return Err(NotShutDown { disk: self });
-        }
-        // SAFETY: the reset was acknowledged.
-        unsafe { self.queue.stop() };
-        match self.device.take_transport() {
-            Some(transport) => Ok(transport),
-            None => Err(NotShutDown { disk: self }),
+        match self.device.shutdown(&mut [&mut self.queue], wait) {
+            Ok(transport) => Ok(transport),
+            Err(_) => Err(NotShutDown { disk: self }),
         }
     }
 
@@ -287,6 +277,8 @@ impl<T: Transport, M: Memory, B: Buffer> Drop for Disk<T, M, B> {
         if self.device.stop(&mut AT_DROP.clone()).is_ok() {
             // SAFETY: the reset was acknowledged.
             unsafe { self.queue.stop() };
+            // SAFETY: the ring was restarted just now.
+            unsafe { self.queue.give_up() };
         }
     }
 }

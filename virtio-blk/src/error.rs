@@ -211,14 +211,13 @@ pub enum DeviceError {
 }
 
 impl DeviceError {
-    /// What a status byte means. `unanswered` is the value that it was set to before the device had it.
-    pub(crate) fn from_status(status: u8, unanswered: u8) -> Result<(), Self> {
+    /// What a status byte other than OK means. `unanswered` is the value that it was set to before the device had it.
+    pub(crate) fn from_status(status: u8, unanswered: u8) -> Self {
         match RequestStatus(status) {
-            RequestStatus::OK => Ok(()),
-            RequestStatus::IOERR => Err(Self::Io),
-            RequestStatus::UNSUPP => Err(Self::Unsupported),
-            RequestStatus(status) if status == unanswered => Err(Self::NoStatus),
-            RequestStatus(status) => Err(Self::Unknown(status)),
+            RequestStatus::IOERR => Self::Io,
+            RequestStatus::UNSUPP => Self::Unsupported,
+            RequestStatus(status) if status == unanswered => Self::NoStatus,
+            RequestStatus(status) => Self::Unknown(status),
         }
     }
 }
@@ -304,6 +303,7 @@ impl From<GaveUp> for Error {
 
 impl Error {
     /// What an error of the ring means for a request with at the most `segments` data segments.
+    #[cold]
     pub(crate) fn from_chain(error: ChainError, segments: u16) -> Self {
         match error {
             ChainError::Full => Self::QueueFull,

@@ -8,6 +8,9 @@ use crate::features::FeatureSet;
 use crate::info::Info;
 use crate::request::Operation;
 
+/// Two to this power is the size of a sector.
+const SECTOR_SHIFT: u32 = SECTOR_BYTES.ilog2();
+
 /// The limits of one disk, in the form in which requests are checked against them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -39,25 +42,34 @@ impl Limits {
     }
 
     /// Checks a read or a write of `bytes` bytes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn check_data(&self, operation: Operation, sector: u64, bytes: usize) -> Result<(), Error> {
-        let block_bytes = self.block_bytes;
-        // A power of two, as `Info` made sure.
-        if bytes & (block_bytes as usize - 1) != 0 {
-            return Err(Error::UnalignedLength { bytes, block_bytes });
+        // A power of two, as `Info` made sure. Shifting loses bits of sectors that no disk has, and that the next
+        // check refuses.
+        let in_block = (bytes as u64 | sector << SECTOR_SHIFT) & u64::from(self.block_bytes - 1);
+        let sectors = bytes as u64 >> SECTOR_SHIFT;
+        let inside = sector <= self.capacity_sectors && sectors <= self.capacity_sectors - sector;
+        if in_block == 0 && inside && !(self.read_only && operation == Operation::Write) {
+            return Ok(());
         }
-        let block_sectors = block_bytes / SECTOR_BYTES as u32;
-        if sector & u64::from(block_sectors - 1) != 0 {
-            return Err(Error::UnalignedSector { sector, block_sectors });
+        Err(self.refuse(sector, bytes))
+    }
+
+    /// Why a read or write is refused.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&self, sector: u64, bytes: usize) -> Error {
+        let (block_bytes, capacity_sectors) = (self.block_bytes, self.capacity_sectors);
+        let (block_sectors, sectors) = (block_bytes >> SECTOR_SHIFT, bytes as u64 >> SECTOR_SHIFT);
+        if bytes % block_bytes as usize != 0 {
+            Error::UnalignedLength { bytes, block_bytes }
+        } else if sector % u64::from(block_sectors) != 0 {
+            Error::UnalignedSector { sector, block_sectors }
+        } else if sector.checked_add(sectors).is_none_or(|end| end > capacity_sectors) {
+            Error::BeyondCapacity { sector, sectors, capacity_sectors }
+        } else {
+            Error::ReadOnly
         }
-        let sectors = bytes as u64 / SECTOR_BYTES as u64;
-        if sector > self.capacity_sectors || sectors > self.capacity_sectors - sector {
-            return Err(Error::BeyondCapacity { sector, sectors, capacity_sectors: self.capacity_sectors });
-        }
-        if operation == Operation::Write && self.read_only {
-            return Err(Error::ReadOnly);
-        }
-        Ok(())
     }
 
     /// Checks an operation that needs a feature.

@@ -1,18 +1,17 @@
 //! A request queue: requests go in, completions come out.
 
-use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::task::Waker;
 
 use virtio_spec::block::RequestStatus;
-use virtio_transport::Notifier;
-use virtqueue::{Access, ChainError, Memory, Queue as Ring, SlotMemory, Token};
+use virtio_transport::{Notifier, Wait};
+use virtqueue::{Access, ChainError, Memory, Queue as Ring, Ready, SlotMemory, Token, Used};
 
 use crate::buffer::{Buffer, NoBuffer, RawBuffer};
 use crate::epoch::Epoch;
 use crate::error::Error;
 use crate::limits::Limits;
-use crate::request::{Ending, Operation, Owner, Pending, slot};
+use crate::request::{Ending, Held, Operation, Owner, Pending, slot};
 use crate::task::Failed;
 use crate::waiters::Waiters;
 
@@ -26,7 +25,7 @@ use crate::waiters::Waiters;
 ///
 /// ```
 /// use virtio_blk::{Buffer, Error, Queue};
-/// use virtio_transport::Notifier;
+/// use virtio_transport::{Notifier, Wait};
 /// use virtqueue::Memory;
 ///
 /// /// Reads several places at once: one notification, or none, for all of them.
@@ -67,9 +66,27 @@ pub struct Queue<M: Memory, N, B: Buffer = NoBuffer> {
     last_done: Option<Token>,
     /// There are tasks to wake whose requests ended without the device.
     ended: bool,
-    /// How many writes have completed, and how many of them a flush has covered.
+    durability: Durability,
+}
+
+/// Which writes a flush has covered.
+#[derive(Default)]
+struct Durability {
+    /// How many writes have completed.
     writes: u64,
+    /// How many of them a flush has covered.
     flushed_writes: u64,
+}
+
+impl Durability {
+    /// Takes note of a request that went well. Of a flush, `sector` is the number of writes before it.
+    fn note(&mut self, operation: Operation, sector: u64) {
+        match operation {
+            Operation::Write => self.writes += 1,
+            Operation::Flush => self.flushed_writes = self.flushed_writes.max(sector),
+            Operation::Read | Operation::DeviceId => {}
+        }
+    }
 }
 
 /// A request that is done.
@@ -116,8 +133,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
             first_done: None,
             last_done: None,
             ended: false,
-            writes: 0,
-            flushed_writes: 0,
+            durability: Durability::default(),
         }
     }
 
@@ -213,9 +229,9 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
         buffer: NonNull<[u8]>,
     ) -> Result<Token, Error> {
         self.check_owned(operation, sector, buffer.len())?;
-        let data = [(buffer.cast(), buffer.len())];
+        let data = core::iter::once((buffer.cast(), buffer.len()));
         // SAFETY: as the caller promises.
-        unsafe { self.start(operation, sector, data.into_iter(), Owner::Poller, None) }
+        unsafe { self.start(operation, sector, data, Owner::Poller, None) }
     }
 
     pub(crate) fn submit_without_data(&mut self, operation: Operation, owner: Owner) -> Result<Token, Error> {
@@ -230,7 +246,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     }
 
     /// Puts a request on the ring that owns its buffer.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn submit_for(
         &mut self,
         operation: Operation,
@@ -241,10 +257,10 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
         let raw = buffer.into_raw();
         let started = match self.check_owned(operation, sector, raw.bytes) {
             Ok(()) => {
-                let data = [(raw.start, raw.bytes)];
+                let data = core::iter::once((raw.start, raw.bytes));
                 // SAFETY: a `Buffer` that was given up stays valid, untouched by others, until it is taken back. That
                 // is when the device is done with it, or below, when the device never saw it.
-                unsafe { self.start(operation, sector, data.into_iter(), owner, Some(raw)) }
+                unsafe { self.start(operation, sector, data, owner, Some(raw)) }
             }
             Err(error) => Err(error),
         };
@@ -255,7 +271,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn check_owned(&self, operation: Operation, sector: u64, bytes: usize) -> Result<(), Error> {
         if bytes == 0 {
             return Err(Error::Empty);
@@ -270,7 +286,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     /// Each piece of data is valid for reads, and for writes if the device writes it, and touched by nobody else, until
     /// the request has ended or the device has acknowledged a reset. If there is a `buffer`, it is what the pieces lie
     /// in, and nobody else takes it back if this succeeds.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn start(
         &mut self,
         operation: Operation,
@@ -283,37 +299,22 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
             return Err(Error::Stopped);
         }
         let access = if operation == Operation::Write { Access::DeviceReads } else { Access::DeviceWrites };
-        let sector = if operation == Operation::Flush { self.writes } else { sector };
-        let ring = &mut self.ring;
-        let submit = || {
-            let mut chain = ring.chain()?;
-            let mut pending = Pending {
+        let sector = if operation == Operation::Flush { self.durability.writes } else { sector };
+        // SAFETY: as the caller promises.
+        match unsafe { chain(&mut self.ring, operation, sector, data, access) } {
+            // What is attached is written in one place and not moved any more: it is the largest part of a request.
+            Ok(chain) => Ok(chain.submit(Pending {
                 operation,
                 owner,
                 ending: Ending::InFlight,
                 cancelled: false,
                 sector,
-                buffer: None,
+                buffer: Held::new(buffer),
                 waker: None,
                 next_done: None,
-                kind: PhantomData,
-            };
-            write_header(chain.slot(), &pending);
-            chain.slot_part(slot::HEADER, slot::HEADER_BYTES, Access::DeviceReads)?;
-            for (start, bytes) in data {
-                // SAFETY: as the caller promises.
-                unsafe { chain.buffer(start, bytes, access) }?;
-            }
-            chain.slot_part(slot::STATUS, slot::STATUS_BYTES, Access::DeviceWrites)?;
-            pending.buffer = buffer;
-            chain.submit(pending).map_err(|failed| {
-                let mut pending = failed.attachment;
-                // It stays the caller's.
-                pending.buffer = None;
-                failed.error
-            })
-        };
-        submit().map_err(|error: ChainError| Error::from_chain(error, self.limits.segments))
+            })),
+            Err(error) => Err(Error::from_chain(error, self.limits.segments)),
+        }
     }
 
     /// Lets the device see every request that was submitted, and notifies it if it wants to be. Returns whether it
@@ -338,18 +339,34 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     ///
     /// [`Error::Violation`] when the device broke the rules: it must be reset. That a request failed is no error of
     /// this call, but its [`result`](Completion::result).
-    #[inline]
+    #[inline(always)]
     pub fn poll(&mut self) -> Result<Option<Completion<B>>, Error> {
-        if let Some(token) = self.first_done {
-            return Ok(self.take_done(token));
+        if self.first_done.is_none() {
+            if let Some(mut used) = self.ring.pop_seen() {
+                let (token, owner) = note(&mut used, &mut self.durability);
+                if owner == Owner::Poller && used.attachment().ending == Ending::OK {
+                    return Ok(Some(completion(used, Ok(()))));
+                }
+                return self.poll_slowly(Some((token, owner)));
+            }
+        }
+        self.poll_slowly(None)
+    }
+
+    /// As [`poll`](Queue::poll), when what comes next is not a success of a poller's that was seen already.
+    #[cold]
+    #[inline(never)]
+    fn poll_slowly(&mut self, noticed: Option<(Token, Owner)>) -> Result<Option<Completion<B>>, Error> {
+        if let Some((token, owner)) = noticed {
+            self.keep(token, owner);
         }
         loop {
+            if let Some(token) = self.first_done {
+                return Ok(self.take_done(token));
+            }
             match self.notice()? {
+                Some((token, owner)) => self.keep(token, owner),
                 None => return Ok(None),
-                Some((token, Owner::Poller)) => return Ok(self.take(token)),
-                // Tasks are woken by who handles them; meanwhile what has ended is kept for them.
-                Some((_, Owner::Task)) => self.ended = true,
-                Some((token, Owner::Blocking | Owner::Nobody)) => drop(self.take(token)),
             }
         }
     }
@@ -382,6 +399,42 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
         }
     }
 
+    /// Lets the device see what was submitted, and waits until it has nothing left. Completions are kept for
+    /// [`poll`](Queue::poll).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::GaveUp`] when the policy did: the requests are in flight as before. [`Error::Violation`] when the device
+    /// broke the rules, [`Error::Stopped`] when it was reset.
+    pub fn drain(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
+        while self.in_flight() > 0 {
+            self.wait_for_room(wait)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for one request of whoever, and keeps it for its owner.
+    pub(crate) fn wait_for_room(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
+        // It may be one that nobody has committed yet.
+        self.commit();
+        let (token, owner) = self.wait_for_next(wait)?;
+        self.keep(token, owner);
+        Ok(())
+    }
+
+    /// Waits for the next request that ends. It stays in its slot.
+    pub(crate) fn wait_for_next(&mut self, wait: &mut impl Wait) -> Result<(Token, Owner), Error> {
+        loop {
+            if let Some(noticed) = self.notice()? {
+                return Ok(noticed);
+            }
+            if self.is_stopped() {
+                return Err(Error::Stopped);
+            }
+            wait.wait()?;
+        }
+    }
+
     /// Takes note of a new capacity, which [`Device::config_changed`](crate::Device::config_changed) found.
     pub fn set_capacity_sectors(&mut self, capacity_sectors: u64) {
         self.limits.capacity_sectors = capacity_sectors;
@@ -393,48 +446,27 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     }
 
     /// Notices the next request that has ended. It stays in its slot.
-    #[inline]
     pub(crate) fn notice(&mut self) -> Result<Option<(Token, Owner)>, Error> {
         loop {
-            match self.ring.pop().map_err(Error::Violation)? {
-                Some(mut used) => {
-                    // Read once: what the device writes there from now on is of no interest.
-                    let status = used.slot().load_u8::<{ slot::STATUS }>();
-                    let token = used.token();
-                    let Some(pending) = used.attachment() else {
-                        return Ok(None);
-                    };
-                    pending.ending = Ending::Status(status);
-                    let owner = pending.owner;
-                    if status == RequestStatus::OK.0 {
-                        match pending.operation {
-                            Operation::Write => self.writes += 1,
-                            Operation::Flush => self.flushed_writes = self.flushed_writes.max(pending.sector),
-                            Operation::Read | Operation::DeviceId => {}
-                        }
-                    }
-                    return Ok(Some((token, owner)));
-                }
-                None => match self.interrupts {
-                    Some(requests) if !self.ring.enable_interrupts(requests) => {}
-                    _ => return Ok(None),
-                },
+            if let Some(mut used) = self.ring.pop().map_err(Error::Violation)? {
+                return Ok(Some(note(&mut used, &mut self.durability)));
+            }
+            if !self.look_again() {
+                return Ok(None);
             }
         }
     }
 
+    /// The device has used nothing more: asks for an interrupt if there is to be one. Whether something came meanwhile.
+    fn look_again(&mut self) -> bool {
+        self.interrupts.is_some_and(|requests| !self.ring.enable_interrupts(requests))
+    }
+
     /// Takes a request that has ended out of its slot.
-    #[inline]
     pub(crate) fn take(&mut self, token: Token) -> Option<Completion<B>> {
-        let mut pending = self.ring.used(token)?.take();
-        Some(Completion {
-            token,
-            operation: pending.operation,
-            sector: pending.sector(),
-            result: pending.result(),
-            // SAFETY: the device is done with the request, or it was reset; and if it was given up, it kept the buffer.
-            buffer: unsafe { pending.take_buffer() },
-        })
+        let mut used = self.ring.used(token)?;
+        let result = used.attachment().result();
+        Some(completion(used, result))
     }
 
     /// Takes the first of those that had ended earlier.
@@ -447,6 +479,8 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     }
 
     /// Keeps a request that has ended for its owner.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn keep(&mut self, token: Token, owner: Owner) {
         match owner {
             Owner::Poller => {
@@ -530,7 +564,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     /// The first task, of slot `from` or above, whose request has ended and who was not woken for it.
     pub(crate) fn wake_from(&mut self, from: u16) -> Option<(u16, Waker)> {
         for id in from..self.size() {
-            let waker = self.ring.used_in_slot(id).and_then(|mut used| used.attachment()?.waker.take());
+            let waker = self.ring.used_in_slot(id).and_then(|mut used| used.attachment().waker.take());
             if let Some(waker) = waker {
                 return Some((id, waker));
             }
@@ -538,28 +572,19 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
         None
     }
 
-    /// The device was reset and has acknowledged it: dropping the ring frees it.
-    ///
-    /// # Safety
-    ///
-    /// It is so.
-    pub(crate) unsafe fn stop(&mut self) {
-        // SAFETY: as the caller promises.
-        unsafe { self.ring.device_let_go() };
-    }
-
     /// Whether writes have completed that no flush has covered.
     pub(crate) fn writes_in_doubt(&self) -> bool {
-        self.flushed_writes < self.writes
+        self.durability.flushed_writes < self.durability.writes
     }
 
-    /// Empties the ring after a reset of the device. Requests that it had returned before have ended; so have, now,
-    /// those that must not be issued again. Returns how many the latter were.
+    /// Empties the ring after a reset of the device, which lets go of everything. Requests that it had returned before
+    /// have ended; so have, now, those that must not be issued again, those of a blocking call among them. Returns how
+    /// many the latter were.
     ///
     /// # Safety
     ///
     /// The device was reset and has acknowledged it, and was not told of the queue since.
-    pub(crate) unsafe fn restart(&mut self) -> u32 {
+    pub(crate) unsafe fn stop(&mut self) -> u32 {
         // With a violation, the rest is not believed, and counts as in flight.
         while let Ok(Some((token, owner))) = self.notice() {
             self.keep(token, owner);
@@ -595,7 +620,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
             from = token.slot() + 1;
             if let Some((slot, pending)) = self.ring.slot_and_attachment(token) {
                 // The device may have written there.
-                write_header(&slot, pending);
+                write_header(&slot, pending.operation, pending.sector);
             }
             // SAFETY: as the caller promises; who owns the buffer still waits.
             unsafe { self.ring.reissue(token) };
@@ -619,8 +644,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
         while let Some(token) = self.ring.in_flight_from(from) {
             from = token.slot() + 1;
             if let Some(pending) = self.ring.attachment(token).filter(|_| exposed) {
-                // Its parts are forgotten: leaked, as the device may still use what they name.
-                pending.buffer = None;
+                pending.buffer.leak();
             }
             // SAFETY: as the caller promises; what the device may use was leaked.
             unsafe { self.end(token, Ending::GivenUp) };
@@ -643,16 +667,81 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
         }
     }
 
+    /// Says that the device was told nothing of the queue after all.
+    ///
+    /// # Safety
+    ///
+    /// It is so.
+    pub(crate) unsafe fn not_told(&mut self) {
+        // SAFETY: as the caller promises.
+        unsafe { self.ring.device_let_go() };
+    }
+
     pub(crate) fn areas(&mut self) -> virtqueue::Areas {
         self.ring.areas()
     }
 }
 
-/// Writes the header of a request, and a status that no device leaves there.
-#[inline]
-fn write_header<B: Buffer>(header: &SlotMemory<'_, Pending<B>>, pending: &Pending<B>) {
-    header.store_u32::<{ slot::TYPE }>(pending.operation.request_type().0);
+/// Takes note of what the device has left as the status of a request.
+#[inline(always)]
+fn note<M: Memory, B: Buffer>(used: &mut Used<'_, M, Pending<B>>, durability: &mut Durability) -> (Token, Owner) {
+    // Read once: what the device writes there from now on is of no interest.
+    let status = used.slot().load_u8::<{ slot::STATUS }>();
+    let token = used.token();
+    let pending = used.attachment();
+    pending.ending = Ending::Status(status);
+    if pending.operation != Operation::Read && status == RequestStatus::OK.0 {
+        durability.note(pending.operation, pending.sector);
+    }
+    (token, pending.owner)
+}
+
+/// Takes a request that has ended out of its slot.
+#[inline(always)]
+fn completion<M: Memory, B: Buffer>(mut used: Used<'_, M, Pending<B>>, result: Result<(), Error>) -> Completion<B> {
+    let token = used.token();
+    let pending = used.attachment();
+    let completion = Completion {
+        token,
+        operation: pending.operation,
+        sector: pending.sector(),
+        result,
+        // SAFETY: the device is done with the request, or it was reset; and if it was given up, it kept the buffer.
+        buffer: unsafe { pending.buffer.take() },
+    };
+    used.free();
+    completion
+}
+
+/// Builds the chain of a request.
+///
+/// # Safety
+///
+/// As for [`Queue::start`].
+#[inline(always)]
+unsafe fn chain<M: Memory, B: Buffer>(
+    ring: &mut Ring<M, Pending<B>>,
+    operation: Operation,
+    sector: u64,
+    data: impl Iterator<Item = (NonNull<u8>, usize)>,
+    access: Access,
+) -> Result<Ready<'_, M, Pending<B>>, ChainError> {
+    let mut chain = ring.chain()?;
+    write_header(chain.slot(), operation, sector);
+    chain.slot_part(slot::HEADER, slot::HEADER_BYTES, Access::DeviceReads)?;
+    for (start, bytes) in data {
+        // SAFETY: as the caller promises.
+        unsafe { chain.buffer(start, bytes, access) }?;
+    }
+    chain.slot_part(slot::STATUS, slot::STATUS_BYTES, Access::DeviceWrites)?;
+    chain.ready()
+}
+
+/// Writes the header of a request, and a status that no device leaves there. `sector` as it is [kept](Pending::sector).
+#[inline(always)]
+fn write_header<B: Buffer>(header: &SlotMemory<'_, Pending<B>>, operation: Operation, sector: u64) {
+    header.store_u32::<{ slot::TYPE }>(operation.request_type().0);
     header.store_u32::<{ slot::RESERVED }>(0);
-    header.store_u64::<{ slot::SECTOR }>(pending.sector());
+    header.store_u64::<{ slot::SECTOR }>(operation.sector(sector));
     header.store_u8::<{ slot::STATUS }>(slot::UNANSWERED);
 }

@@ -4,7 +4,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::task::Waker;
 
-use virtio_spec::block::RequestType;
+use virtio_spec::block::{RequestStatus, RequestType};
 use virtqueue::{Attachment, Token};
 
 use crate::buffer::{Buffer, RawBuffer};
@@ -25,8 +25,17 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// The sector that a header names: 0 for an operation that has none.
+    #[inline(always)]
+    pub(crate) fn sector(self, sector: u64) -> u64 {
+        match self {
+            Self::Read | Self::Write => sector,
+            Self::Flush | Self::DeviceId => 0,
+        }
+    }
+
     /// The number that the device knows it by (5.2.6, "Device Operation").
-    #[inline]
+    #[inline(always)]
     pub(crate) fn request_type(self) -> RequestType {
         match self {
             Self::Read => RequestType::IN,
@@ -108,6 +117,11 @@ pub(crate) enum Ending {
     GivenUp,
 }
 
+impl Ending {
+    /// It went well.
+    pub(crate) const OK: Self = Self::Status(RequestStatus::OK.0);
+}
+
 /// What the driver remembers of a request in flight.
 pub(crate) struct Pending<B: Buffer> {
     pub(crate) operation: Operation,
@@ -118,12 +132,50 @@ pub(crate) struct Pending<B: Buffer> {
     /// The first sector. Of a flush, the number of writes that had completed when it was submitted.
     pub(crate) sector: u64,
     /// The buffer, if the request owns one.
-    pub(crate) buffer: Option<RawBuffer>,
+    pub(crate) buffer: Held<B>,
     /// Of a task.
     pub(crate) waker: Option<Waker>,
     /// The next one of those that have ended and that nobody has polled yet.
     pub(crate) next_done: Option<Token>,
-    pub(crate) kind: PhantomData<B>,
+}
+
+/// A buffer as it is held while the device may have it: in its raw parts, or none. Dropping it drops the buffer: the
+/// queue forgets what belongs to requests that the device may still have.
+pub(crate) struct Held<B: Buffer> {
+    raw: Option<RawBuffer>,
+    kind: PhantomData<B>,
+}
+
+impl<B: Buffer> Held<B> {
+    /// Holds a buffer by the parts that it was given up for.
+    #[inline(always)]
+    pub(crate) fn new(raw: Option<RawBuffer>) -> Self {
+        Self { raw, kind: PhantomData }
+    }
+
+    /// Takes the buffer back.
+    ///
+    /// # Safety
+    ///
+    /// The device has let go of it.
+    #[inline(always)]
+    pub(crate) unsafe fn take(&mut self) -> Option<B> {
+        // SAFETY: the parts came from `into_raw` of this type and are taken out of here, so they are passed once.
+        self.raw.take().map(|raw| unsafe { B::from_raw(raw) })
+    }
+
+    /// Leaks the buffer: the device may use it for ever.
+    pub(crate) fn leak(&mut self) {
+        self.raw = None;
+    }
+}
+
+impl<B: Buffer> Drop for Held<B> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: what the device may still have is never dropped.
+        drop(unsafe { self.take() });
+    }
 }
 
 impl<B: Buffer> Attachment for Pending<B> {
@@ -132,43 +184,25 @@ impl<B: Buffer> Attachment for Pending<B> {
 
 impl<B: Buffer> Pending<B> {
     /// The first sector, 0 for an operation that has none.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn sector(&self) -> u64 {
-        match self.operation {
-            Operation::Read | Operation::Write => self.sector,
-            Operation::Flush | Operation::DeviceId => 0,
-        }
+        self.operation.sector(self.sector)
     }
 
     /// How it went.
-    #[inline]
     pub(crate) fn result(&self) -> Result<(), Error> {
+        if self.ending == Ending::OK { Ok(()) } else { Err(self.error()) }
+    }
+
+    fn error(&self) -> Error {
         let (operation, sector) = (self.operation, self.sector());
         match self.ending {
-            Ending::Status(status) => DeviceError::from_status(status, slot::UNANSWERED)
-                .map_err(|status| Error::Device { operation, sector, status }),
-            Ending::InFlight | Ending::Cancelled => Err(Error::Cancelled { operation, sector }),
-            Ending::InDoubt => Err(Error::FlushInDoubt),
-            Ending::GivenUp => Err(Error::GivenUp { operation, sector }),
+            Ending::Status(status) => {
+                Error::Device { operation, sector, status: DeviceError::from_status(status, slot::UNANSWERED) }
+            }
+            Ending::InFlight | Ending::Cancelled => Error::Cancelled { operation, sector },
+            Ending::InDoubt => Error::FlushInDoubt,
+            Ending::GivenUp => Error::GivenUp { operation, sector },
         }
-    }
-
-    /// Takes the buffer back.
-    ///
-    /// # Safety
-    ///
-    /// The device has let go of it.
-    #[inline]
-    pub(crate) unsafe fn take_buffer(&mut self) -> Option<B> {
-        // SAFETY: the parts came from `into_raw` of this type and are taken out of here, so they are passed once.
-        self.buffer.take().map(|raw| unsafe { B::from_raw(raw) })
-    }
-}
-
-impl<B: Buffer> Drop for Pending<B> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: the queue forgets what is attached to requests that the device may still have. It drops this one.
-        drop(unsafe { self.take_buffer() });
     }
 }

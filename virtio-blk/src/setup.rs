@@ -134,7 +134,7 @@ pub(crate) fn enable<T: Transport, M: Memory, B: Buffer>(
     });
     if enabled.is_err_and(|error| !matches!(error, QueueError::NotEnabled { .. })) {
         // SAFETY: with every other error the device was told nothing.
-        unsafe { queue.stop() };
+        unsafe { queue.not_told() };
     }
     enabled
 }

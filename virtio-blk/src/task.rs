@@ -98,6 +98,11 @@ where
         &self.queue
     }
 
+    /// The queue, no longer shared.
+    pub fn into_inner(self) -> S {
+        self.queue
+    }
+
     /// Lets the device see what tasks have submitted. Returns whether it was notified.
     pub fn commit(&self) -> bool {
         self.queue.with(Queue::commit)

@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{open, pattern};
+use common::{defaults, open, pattern};
 use testing_device::{BlockDevice, Builder, Interface, Mode, ScatterMemory};
-use virtio_blk::{BlockFeatures, CacheMode, DeviceError, Error, Operation, Options};
+use virtio_blk::{BlockFeatures, CacheMode, DeviceError, Error, Operation};
 use virtio_spec::block::CacheMode as CacheModeByte;
 use virtio_transport::Spin;
 
@@ -31,7 +31,7 @@ fn the_mode_follows_from_what_was_negotiated() {
         ] {
             let memory = ScatterMemory::new();
             let device = with(interface, features).build(&memory);
-            let mut disk = open(&device, &memory, &Options::default());
+            let mut disk = open(&device, &memory, &defaults());
             assert_eq!(disk.cache_mode(), Ok(expected), "{features:?}");
             assert_eq!(disk.info().cache_mode_can_change, features.contains(BlockFeatures::CONFIG_WCE));
             // The contract: a completed write survives a power cut in write-through mode, and in write-back mode once it
@@ -58,7 +58,7 @@ fn changing_to_write_through_flushes_and_changing_back_does_not() {
     for interface in INTERFACES {
         let memory = ScatterMemory::new();
         let device = with(interface, BlockFeatures::FLUSH | BlockFeatures::CONFIG_WCE).build(&memory);
-        let mut disk = open(&device, &memory, &Options::default());
+        let mut disk = open(&device, &memory, &defaults());
         disk.write(1, &pattern(512, 1), &mut Spin).unwrap();
         assert_ne!(device.read_stable(1, 1), pattern(512, 1));
 
@@ -85,7 +85,7 @@ fn a_disk_that_only_writes_through_needs_no_flush_to_be_told_so() {
     // CONFIG_WCE without FLUSH: the device starts in write-through mode (5.2.5.2).
     let memory = ScatterMemory::new();
     let device = with(Interface::Modern, BlockFeatures::CONFIG_WCE).build(&memory);
-    let mut disk = open(&device, &memory, &Options::default());
+    let mut disk = open(&device, &memory, &defaults());
     assert_eq!(disk.set_cache_mode(CacheMode::WriteThrough, &mut Spin), Ok(()));
     assert_eq!(disk.cache_mode(), Ok(CacheMode::WriteThrough));
     assert_eq!(device.counts().flushes, 0);
@@ -97,7 +97,7 @@ fn a_disk_that_only_writes_through_needs_no_flush_to_be_told_so() {
 fn the_mode_is_changed_when_nothing_is_in_flight() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().mode(Mode::Manual).build(&memory);
-    let mut disk: common::TestDisk<_, &'static mut [u8]> = common::open_with(&device, &memory, &Options::default());
+    let mut disk: common::TestDisk<_, &'static mut [u8]> = common::open_with(&device, &memory, &defaults());
     let buffer = vec![6_u8; 512].leak();
     let token = disk.queue().submit_write(5, buffer).unwrap();
     let mut looks = 0;
@@ -126,7 +126,7 @@ fn any_byte_but_zero_is_write_back() {
     for (byte, expected) in [(0, CacheMode::WriteThrough), (1, CacheMode::WriteBack), (2, CacheMode::WriteBack)] {
         let memory = ScatterMemory::new();
         let device = BlockDevice::builder().config(|config| config.writeback = CacheModeByte(byte)).build(&memory);
-        assert_eq!(open(&device, &memory, &Options::default()).cache_mode(), Ok(expected));
+        assert_eq!(open(&device, &memory, &defaults()).cache_mode(), Ok(expected));
     }
 }
 
@@ -134,7 +134,7 @@ fn any_byte_but_zero_is_write_back() {
 fn a_flush_that_fails_says_so_and_the_next_one_may_succeed() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().build(&memory);
-    let mut disk = open(&device, &memory, &Options::default());
+    let mut disk = open(&device, &memory, &defaults());
     disk.write(1, &pattern(512, 1), &mut Spin).unwrap();
     device.faults(|faults| faults.bad_flush = true);
     let failed = Err(Error::Device { operation: Operation::Flush, sector: 0, status: DeviceError::Io });
@@ -152,7 +152,7 @@ fn a_recovered_disk_says_which_writes_are_in_doubt() {
     for (features, flushed, in_doubt) in [(flush, false, true), (flush, true, false), (none, false, false)] {
         let memory = ScatterMemory::new();
         let device = with(Interface::Modern, features).build(&memory);
-        let mut disk = open(&device, &memory, &Options::default());
+        let mut disk = open(&device, &memory, &defaults());
         assert!(!disk.recover(&mut Spin).unwrap().writes_in_doubt, "nothing was written");
         disk.write(1, &pattern(512, 1), &mut Spin).unwrap();
         if flushed {
@@ -168,7 +168,7 @@ fn writes_to_a_disk_that_started_in_write_through_mode_are_not_in_doubt() {
     let memory = ScatterMemory::new();
     let builder = BlockDevice::builder().config(|config| config.writeback = CacheModeByte::WRITETHROUGH);
     let device = builder.build(&memory);
-    let mut disk = open(&device, &memory, &Options::default());
+    let mut disk = open(&device, &memory, &defaults());
     assert_eq!(disk.cache_mode(), Ok(CacheMode::WriteThrough));
     disk.write(1, &pattern(512, 1), &mut Spin).unwrap();
     assert_eq!(device.read_stable(1, 1), pattern(512, 1));

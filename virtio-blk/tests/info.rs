@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{open, try_open};
+use common::{defaults, open, try_open};
 use testing_device::{BlockDevice, Builder, Flicker, Generation, Interface, ScatterMemory};
 use virtio_blk::{
     BlockFeatures, EraseLimits, Error, FeatureSet, Features, Geometry, Info, OpenError, Options, Topology,
@@ -57,7 +57,7 @@ fn device_with(interface: Interface, features: BlockFeatures) -> Builder {
 fn info_of(builder: Builder) -> Info {
     let memory = ScatterMemory::new();
     let device = builder.build(&memory);
-    let info = *open(&device, &memory, &Options::default()).info();
+    let info = *open(&device, &memory, &defaults()).info();
     device.assert_conformant();
     memory.assert_clean();
     info
@@ -152,7 +152,7 @@ fn a_field_whose_feature_is_forbidden_is_as_if_it_were_not_there() {
     for feature in WITH_FIELDS {
         let memory = ScatterMemory::new();
         let device = device_with(Interface::Modern, WITH_FIELDS.into_iter().collect()).build(&memory);
-        let options = Options { forbid: feature.into(), ..Options::default() };
+        let options = Options { forbid: feature.into(), ..defaults() };
         let info = *open(&device, &memory, &options).info();
         let mut expected = bare(Interface::Modern);
         for other in WITH_FIELDS.into_iter().filter(|other| *other != feature) {
@@ -171,7 +171,7 @@ fn features_that_the_driver_does_not_know_are_not_accepted() {
         | 1 << 63
         | 1 << 50;
     let device = BlockDevice::builder().offer(more).build(&memory);
-    let disk = open(&device, &memory, &Options::default());
+    let disk = open(&device, &memory, &defaults());
     assert_eq!(device.negotiated() & more, 0);
     assert_eq!(disk.info().features.bits(), device.negotiated());
     assert!(FeatureSet::SUPPORTED.contains(disk.info().features));
@@ -238,14 +238,14 @@ fn a_block_size_that_no_driver_can_use_is_an_error() {
             let memory = ScatterMemory::new();
             let builder = BlockDevice::builder().interface(interface);
             let device = builder.config(|config| config.blk_size = found.into()).build(&memory);
-            let error = try_open(&device, &memory, &Options::default()).err();
+            let error = try_open(&device, &memory, &defaults()).err();
             assert_eq!(error, Some(OpenError::BlockSize { found }));
             assert!(device.status().contains(virtio_transport::DeviceStatus::FAILED));
             device.assert_conformant();
             memory.assert_clean();
             // Without the feature the field is not looked at.
             let forbid = BlockFeatures::BLK_SIZE.into();
-            let disk = try_open(&device, &memory, &Options { forbid, ..Options::default() }).unwrap();
+            let disk = try_open(&device, &memory, &Options { forbid, ..defaults() }).unwrap();
             assert_eq!(disk.info().block_bytes, 512);
         }
     }
@@ -259,7 +259,7 @@ fn a_capacity_that_changes_while_it_is_read_is_one_or_the_other() {
             let memory = ScatterMemory::new();
             let device = BlockDevice::builder().interface(interface).capacity(one).build(&memory);
             device.faults(|faults| faults.flicker = Some(Flicker { other_sectors: other, reads }));
-            let disk = open(&device, &memory, &Options::default());
+            let disk = open(&device, &memory, &defaults());
             let found = disk.info().capacity_sectors;
             // A legacy device has no generation. Two reads that agree prove little while it changes at every read.
             if interface == Interface::Modern {
@@ -278,7 +278,7 @@ fn a_capacity_that_changed_between_two_reads_is_read_again_on_a_legacy_device() 
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().interface(Interface::Legacy).capacity(one).build(&memory);
     device.faults(|faults| faults.flicker = Some(Flicker { other_sectors: other, reads: 1 }));
-    let disk = open(&device, &memory, &Options::default());
+    let disk = open(&device, &memory, &defaults());
     assert_eq!(disk.info().capacity_sectors, one);
 }
 
@@ -293,7 +293,7 @@ fn a_configuration_that_settles_late_is_read_and_one_that_never_does_is_an_error
         let memory = ScatterMemory::new();
         let device = BlockDevice::builder().build(&memory);
         device.faults(|faults| faults.generation = generation);
-        match try_open(&device, &memory, &Options::default()) {
+        match try_open(&device, &memory, &defaults()) {
             Ok(disk) => {
                 assert!(settles, "{generation:?}");
                 assert_eq!(disk.info().capacity_sectors, 2048);
@@ -313,11 +313,11 @@ fn a_configuration_that_settles_late_is_read_and_one_that_never_does_is_an_error
 fn a_configuration_space_that_ends_too_early_is_an_error() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().window_bytes(0x108).build(&memory);
-    let error = try_open(&device, &memory, &Options::default()).err();
+    let error = try_open(&device, &memory, &defaults()).err();
     assert_eq!(error, Some(OpenError::Config(ConfigError::OutOfBounds { offset: 12, width: 4, bytes: 8 })));
     // The capacity alone is there.
     let forbid = FeatureSet::from(BlockFeatures::SEG_MAX | BlockFeatures::BLK_SIZE | BlockFeatures::CONFIG_WCE);
-    let disk = open(&device, &memory, &Options { forbid, ..Options::default() });
+    let disk = open(&device, &memory, &Options { forbid, ..defaults() });
     assert_eq!(disk.info().capacity_sectors, 2048);
 }
 
@@ -326,7 +326,7 @@ fn a_new_capacity_is_found_and_requests_are_held_against_it() {
     for interface in INTERFACES {
         let memory = ScatterMemory::new();
         let device = BlockDevice::builder().interface(interface).capacity(100).build(&memory);
-        let mut disk = open(&device, &memory, &Options::default());
+        let mut disk = open(&device, &memory, &defaults());
         assert_eq!(disk.config_changed(), Ok(None));
         device.set_capacity(200);
         let beyond = Err(Error::BeyondCapacity { sector: 150, sectors: 1, capacity_sectors: 100 });

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Placed, open, open_with, pattern};
+use common::{Placed, defaults, open, open_with, pattern};
 use testing_device::{BlockDevice, Builder, IommuMemory, ScatterMemory, TestMemory};
 use virtio_blk::{BlockFeatures, Error, Options};
 use virtio_transport::{Spin, SpinLimit};
@@ -44,7 +44,7 @@ fn requests<M: TestMemory>(builder: Builder, memory: &M, options: &Options, sect
 
 #[test]
 fn a_transfer_is_split_at_the_limits_and_its_parts_are_in_flight_together() {
-    let wide = Options { segments: 64, ..Options::default() };
+    let wide = Options { segments: 64, ..defaults() };
     // 64 sectors in 8 pages.
     for (size_max, seg_max, options, expected) in [
         (None, Some(254), wide, 1),
@@ -75,7 +75,7 @@ fn a_transfer_is_split_at_the_limits_and_its_parts_are_in_flight_together() {
 #[test]
 fn without_a_size_limit_a_transfer_is_split_where_its_pieces_are_too_many() {
     for size_max in [None, Some(0), Some(u32::MAX)] {
-        let wide = Options { segments: 64, ..Options::default() };
+        let wide = Options { segments: 64, ..defaults() };
         let (writes, depth) = requests(limited(size_max, Some(4)), &ScatterMemory::new(), &wide, 64);
         // Four pages a request, or three where one is kept in reserve for a buffer that begins inside a page.
         assert!((2..=3).contains(&writes) && depth == writes, "{writes} requests, {depth} in flight");
@@ -84,7 +84,7 @@ fn without_a_size_limit_a_transfer_is_split_where_its_pieces_are_too_many() {
 
 #[test]
 fn a_queue_that_is_too_small_for_all_parts_is_kept_full() {
-    let options = Options { queue_size: 4, ..Options::default() };
+    let options = Options { queue_size: 4, ..defaults() };
     let (writes, depth) = requests(limited(Some(512), Some(1)), &IommuMemory::new(), &options, 40);
     assert_eq!((writes, depth), (40, 4));
     // A chain is no longer than the queue, whatever the device allows: two segments beside header and status.
@@ -97,7 +97,7 @@ fn one_segment_without_a_size_limit_is_enough_for_any_transfer_of_contiguous_blo
     for seg_max in [None, Some(0), Some(1)] {
         let memory = ScatterMemory::new();
         let device = limited(None, seg_max).build(&memory);
-        let mut disk = open(&device, &memory, &Options::default());
+        let mut disk = open(&device, &memory, &defaults());
         assert_eq!((disk.info().seg_max, disk.queue().segments()), (1, 1));
         let data = Placed::filled(0, 64 * 512, 1);
         disk.write(0, &data, &mut Spin).unwrap();
@@ -114,7 +114,7 @@ fn segment_sizes_that_fit_no_sector_are_added_up() {
         for place in [0, 1, 4095] {
             let memory = ScatterMemory::new();
             let device = limited(Some(size_max), Some(30)).build(&memory);
-            let mut disk = open(&device, &memory, &Options { segments: 30, ..Options::default() });
+            let mut disk = open(&device, &memory, &Options { segments: 30, ..defaults() });
             assert_eq!(disk.info().size_max_bytes, Some(size_max));
             let data = Placed::filled(place, 40 * 512, size_max.into());
             disk.write(3, &data, &mut Spin).unwrap();
@@ -133,7 +133,7 @@ fn segment_sizes_that_fit_no_sector_are_added_up() {
 fn a_block_in_more_pieces_than_a_request_may_have_is_refused() {
     let memory = ScatterMemory::new();
     let device = limited(None, Some(1)).build(&memory);
-    let mut disk = open(&device, &memory, &Options::default());
+    let mut disk = open(&device, &memory, &defaults());
     let mut crossing = Placed::new(4096 - 256, 512);
     let expected = Err(Error::TooManySegments { max: 1 });
     assert_eq!(disk.read(0, &mut crossing, &mut Spin), expected);
@@ -155,7 +155,7 @@ fn a_device_whose_segments_do_not_add_up_to_a_block_gets_no_request() {
         let memory = ScatterMemory::new();
         let device = limited(Some(size_max), Some(seg_max)).config(|config| config.blk_size = blk_size.into());
         let device = device.build(&memory);
-        let mut disk = open(&device, &memory, &Options::default());
+        let mut disk = open(&device, &memory, &defaults());
         // A driver that goes round in circles is stopped.
         device.faults(|faults| faults.hold = true);
         let mut buffer = Placed::new(0, blk_size as usize);
@@ -172,7 +172,7 @@ fn large_blocks_are_never_split() {
     let memory = ScatterMemory::new();
     let builder = limited(Some(4096), Some(3)).config(|config| config.blk_size = 8192.into());
     let device = builder.build(&memory);
-    let mut disk = open(&device, &memory, &Options::default());
+    let mut disk = open(&device, &memory, &defaults());
     assert_eq!((disk.info().block_bytes, disk.info().block_sectors()), (8192, 16));
     // Three segments have 12288 bytes at the most: one block of 8192.
     let data = Placed::filled(100, 4 * 8192, 6);
@@ -188,7 +188,7 @@ fn large_blocks_are_never_split() {
 fn a_submitted_request_is_never_split_and_says_how_many_segments_there_may_be() {
     let memory = ScatterMemory::new();
     let device = limited(Some(4096), Some(3)).build(&memory);
-    let mut disk: common::TestDisk<_, &'static mut [u8]> = open_with(&device, &memory, &Options::default());
+    let mut disk: common::TestDisk<_, &'static mut [u8]> = open_with(&device, &memory, &defaults());
     assert_eq!(disk.queue().segments(), 3);
     let bytes = 4 * 4096 + 512;
     let buffer = vec![5_u8; bytes].leak();

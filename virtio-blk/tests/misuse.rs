@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{TestDisk, open, open_with};
+use common::{TestDisk, defaults, open, open_with};
 use testing_device::{BlockDevice, Builder, ScatterMemory};
 use virtio_blk::{BlockFeatures, CacheMode, Error, FeatureSet, Operation, Options};
 use virtio_transport::{GaveUp, Spin};
@@ -15,7 +15,7 @@ fn never() -> Result<(), GaveUp> {
 fn with_disk(builder: Builder, test: impl FnOnce(&mut TestDisk<ScatterMemory>)) {
     let memory = ScatterMemory::new();
     let device = builder.build(&memory);
-    let mut disk = open(&device, &memory, &Options::default());
+    let mut disk = open(&device, &memory, &defaults());
     test(&mut disk);
     assert_eq!((device.counts().notifications, device.counts().requests()), (0, 0), "the device saw nothing");
     assert_eq!(device.raw_ring(0).unwrap().available_idx().unwrap(), 0);
@@ -92,7 +92,7 @@ fn what_lies_beyond_the_capacity_is_refused_also_where_numbers_end() {
 fn the_last_sector_is_not_beyond_the_capacity() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().capacity(u64::MAX / 512).build(&memory);
-    let mut disk = open(&device, &memory, &Options::default());
+    let mut disk = open(&device, &memory, &defaults());
     let last = u64::MAX / 512 - 1;
     disk.write(last, &[7; 512], &mut Spin).unwrap();
     assert_eq!(device.read_disk(last, 1), [7; 512]);
@@ -101,7 +101,7 @@ fn the_last_sector_is_not_beyond_the_capacity() {
 
     // More bytes than a number can hold.
     let device = BlockDevice::builder().capacity(u64::MAX).build(&memory);
-    let mut disk = open(&device, &memory, &Options::default());
+    let mut disk = open(&device, &memory, &defaults());
     assert_eq!(disk.info().capacity_bytes(), u64::MAX);
     disk.write(u64::MAX - 9, &[8; 512], &mut Spin).unwrap();
     assert_eq!(device.read_disk(u64::MAX - 9, 1), [8; 512]);
@@ -111,7 +111,7 @@ fn the_last_sector_is_not_beyond_the_capacity() {
 fn a_disk_without_sectors_has_no_first_one() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().capacity(0).build(&memory);
-    let mut disk = open(&device, &memory, &Options::default());
+    let mut disk = open(&device, &memory, &defaults());
     let expected = Err(Error::BeyondCapacity { sector: 0, sectors: 1, capacity_sectors: 0 });
     assert_eq!(disk.read(0, &mut [0; 512], &mut never), expected);
     disk.flush(&mut Spin).unwrap();
@@ -141,7 +141,7 @@ fn a_flush_that_the_options_forbid_is_refused() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().build(&memory);
     let forbid = FeatureSet::from(BlockFeatures::FLUSH) | BlockFeatures::CONFIG_WCE;
-    let mut disk = open(&device, &memory, &Options { forbid, ..Options::default() });
+    let mut disk = open(&device, &memory, &Options { forbid, ..defaults() });
     assert!(matches!(disk.flush(&mut never), Err(Error::NotNegotiated { .. })));
     assert_eq!(disk.cache_mode(), Ok(CacheMode::WriteThrough));
 }
@@ -173,7 +173,7 @@ fn an_empty_transfer_is_done_without_the_device() {
 fn misuse_of_a_queue_gives_the_buffer_back() {
     let memory = ScatterMemory::new();
     let device = blocks_of(4096).build(&memory);
-    let mut disk: TestDisk<_, &'static mut [u8]> = open_with(&device, &memory, &Options::default());
+    let mut disk: TestDisk<_, &'static mut [u8]> = open_with(&device, &memory, &defaults());
     let queue = disk.queue();
     for (sector, bytes, expected) in [
         (0, 0, Error::Empty),

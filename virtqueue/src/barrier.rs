@@ -3,10 +3,12 @@
 //! The order in which the driver works is: ring entries, barrier, index, barrier, suppression field, barrier,
 //! notification register. And on the way back: index, barrier, ring entries and buffers.
 
+use core::sync::atomic::Ordering;
 #[cfg(not(loom))]
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::fence;
+
 #[cfg(loom)]
-use loom::sync::atomic::{Ordering, fence};
+use crate::modelled::fence;
 
 /// What the driver wrote to descriptors and to the ring is visible before the index that is stored next.
 #[inline]

@@ -1,5 +1,6 @@
 //! A chain that is being built.
 
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use virtio_spec::split_ring::DescriptorFlags;
@@ -51,24 +52,27 @@ pub struct SubmitError<T> {
     pub attachment: T,
 }
 
-impl<M: Memory, T: Attachment> Chain<'_, M, T> {
+impl<'q, M: Memory, T: Attachment> Chain<'q, M, T> {
     /// The slot's own shared memory.
-    #[inline]
+    #[inline(always)]
     pub fn slot(&self) -> &SlotMemory<'_, T> {
         &self.slot_memory
     }
 
-    /// Adds a part of the slot's own memory, from `offset` on, as one descriptor.
+    /// Adds a part of the slot's own memory, from `offset` on, as one descriptor. An empty part adds none.
     ///
     /// # Errors
     ///
     /// [`ChainError::OutsideSlot`], [`ChainError::TooManyDescriptors`], [`ChainError::ReadableAfterWritable`].
-    #[inline]
+    #[inline(always)]
     pub fn slot_part(&mut self, offset: usize, bytes: usize, access: Access) -> Result<(), ChainError> {
         inside::<T>(offset, bytes)?;
         let Ok(bytes) = u32::try_from(bytes) else {
             return Err(ChainError::TooManyBytes);
         };
+        if bytes == 0 {
+            return Ok(());
+        }
         self.push(Segment {
             start: None,
             device_address: self.slot_address.wrapping_add(offset as u64),
@@ -91,7 +95,7 @@ impl<M: Memory, T: Attachment> Chain<'_, M, T> {
     /// `start` is valid for reads of `bytes` bytes, and for writes if the device writes them, until the chain has been
     /// taken from the queue ([`Used::take`](crate::Used::take)), or dropped without having been submitted, or the
     /// device has acknowledged a reset. Until then nobody else writes to them, nor reads them if the device writes.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn buffer(&mut self, start: NonNull<u8>, bytes: usize, access: Access) -> Result<(), ChainError> {
         let mut done = 0;
         while done < bytes {
@@ -109,8 +113,10 @@ impl<M: Memory, T: Attachment> Chain<'_, M, T> {
         Ok(())
     }
 
-    /// Adds a piece that was just mapped.
-    #[inline]
+    /// Adds a piece that was just mapped: as one segment, or as several if it is longer than one may be.
+    // Inlined whole, loop and all: what is passed by reference to a function has to be in memory, and all of a chain
+    // is in registers while it is built.
+    #[inline(always)]
     fn piece(&mut self, start: NonNull<u8>, piece: Piece, access: Access) -> Result<(), ChainError> {
         let mut segment = Segment {
             start: Some(start),
@@ -124,8 +130,8 @@ impl<M: Memory, T: Attachment> Chain<'_, M, T> {
             let bytes = u32::try_from(left).unwrap_or(u32::MAX).min(self.segment_max_bytes);
             segment.bytes = bytes;
             if let Err(error) = self.push(segment) {
-                // Once one segment is recorded, the mapping ends with it; before, it ends here.
-                if M::UNMAPS && segment.start.is_some() {
+                // The mapping of a segment that was recorded ends with the chain; this one's ends here.
+                if M::UNMAPS {
                     // SAFETY: the chain was not submitted, and the segment was not recorded.
                     unsafe { segment.unmap(self.memory) };
                 }
@@ -139,7 +145,7 @@ impl<M: Memory, T: Attachment> Chain<'_, M, T> {
     }
 
     /// Adds one descriptor.
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, segment: Segment) -> Result<(), ChainError> {
         let mut flags = DescriptorFlags::NEXT;
         match segment.access {
@@ -168,7 +174,7 @@ impl<M: Memory, T: Attachment> Chain<'_, M, T> {
     }
 
     /// The descriptor `index` of the slot's table, which must be less than `chain_max`.
-    #[inline]
+    #[inline(always)]
     fn table_entry(&self, index: u16) -> Option<Shared<SharedDescriptor>> {
         let table = self.table?;
         // SAFETY: callers hold `index < chain_max`, the length of the table.
@@ -181,50 +187,76 @@ impl<M: Memory, T: Attachment> Chain<'_, M, T> {
     ///
     /// [`ChainError::Empty`]; [`ChainError::TooManyBytes`]; [`ChainError::Full`] on a queue without INDIRECT_DESC that
     /// has too few free descriptors left for this chain. What was to be attached comes back.
-    #[inline]
-    pub fn submit(mut self, attachment: T) -> Result<Token, SubmitError<T>> {
-        if let Err(error) = self.finish() {
-            return Err(SubmitError { error, attachment });
+    #[inline(always)]
+    pub fn submit(self, attachment: T) -> Result<Token, SubmitError<T>> {
+        match self.check() {
+            Ok(()) => Ok(Ready(self).submit(attachment)),
+            Err(error) => Err(SubmitError { error, attachment }),
         }
-        let slot = &mut *self.slot;
-        slot.attachment = Some(attachment);
-        slot.written_bytes = u32::try_from(self.writable_bytes).unwrap_or(u32::MAX);
-        slot.segments = self.count;
-        slot.state = State::InFlight;
-        *self.in_flight += 1;
-        let token = Token { id: self.id, generation: slot.generation };
-        // Nothing is left to undo.
-        core::mem::forget(self);
-        Ok(token)
     }
 
-    #[inline]
-    fn finish(&mut self) -> Result<(), ChainError> {
-        let Some(last) = self.count.checked_sub(1) else {
+    /// Checks that the chain can go on the ring: nothing can fail after it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`submit`](Chain::submit).
+    #[inline(always)]
+    pub fn ready(self) -> Result<Ready<'q, M, T>, ChainError> {
+        self.check()?;
+        Ok(Ready(self))
+    }
+
+    /// Whether the chain can go on the ring.
+    #[inline(always)]
+    fn check(&self) -> Result<(), ChainError> {
+        if self.count == 0 {
             return Err(ChainError::Empty);
-        };
+        }
         if self.bytes > CHAIN_BYTES_MAX {
             return Err(ChainError::TooManyBytes);
         }
-        match self.table_entry(last) {
-            Some(entry) => {
-                let (bytes, flags) = self.last;
-                entry.at(0).rest.store(descriptor_rest(self.little_endian, bytes, flags - DescriptorFlags::NEXT, 0));
-                self.ring.add_indirect(self.id, self.count);
-                Ok(())
-            }
-            None => {
-                let segments = self.segments.get(..usize::from(self.count)).unwrap_or_default();
-                self.ring.add_direct(self.id, segments)
-            }
+        // The head was taken when the chain was begun.
+        if self.table.is_none() && self.count - 1 > self.ring.free() {
+            return Err(ChainError::Full);
         }
+        Ok(())
+    }
+}
+
+/// A chain that can go on the ring. Made by [`Chain::ready`].
+pub struct Ready<'q, M: Memory, T: Attachment>(Chain<'q, M, T>);
+
+impl<M: Memory, T: Attachment> Ready<'_, M, T> {
+    /// Puts the chain on the ring. The device sees it after [`Queue::commit`](crate::Queue::commit).
+    #[inline(always)]
+    pub fn submit(self, attachment: T) -> Token {
+        let mut chain = ManuallyDrop::new(self.0);
+        let chain = &mut *chain;
+        let (id, count) = (chain.id, chain.count);
+        match chain.table_entry(count.wrapping_sub(1)) {
+            Some(last) => {
+                let (bytes, flags) = chain.last;
+                last.at(0).rest.store(descriptor_rest(chain.little_endian, bytes, flags - DescriptorFlags::NEXT, 0));
+                chain.ring.add_indirect(id, count);
+            }
+            None => chain.ring.add_direct(id, chain.segments.get(..usize::from(count)).unwrap_or_default()),
+        }
+        let slot = &mut *chain.slot;
+        // SAFETY: it is a place for such a value. Nothing is dropped that was there before, as the slot was free.
+        unsafe { core::ptr::from_mut(&mut slot.attachment).write(Some(attachment)) };
+        slot.written_bytes = u32::try_from(chain.writable_bytes).unwrap_or(u32::MAX);
+        slot.segments = count;
+        slot.state = State::InFlight;
+        *chain.in_flight += 1;
+        Token { id, generation: slot.generation }
     }
 }
 
 impl<M: Memory, T: Attachment> Drop for Chain<'_, M, T> {
+    #[inline(always)]
     fn drop(&mut self) {
         if M::UNMAPS {
-            for segment in self.segments.iter().take(usize::from(self.count)) {
+            for segment in self.segments.iter_mut().take(usize::from(self.count)) {
                 // SAFETY: the device never saw the chain; each segment is unmapped once, here.
                 unsafe { segment.unmap(self.memory) };
             }

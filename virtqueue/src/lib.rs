@@ -63,8 +63,12 @@
 mod barrier;
 mod chain;
 mod error;
+#[cfg(all(test, loom))]
+mod interleaving;
 mod layout;
 mod memory;
+#[cfg(loom)]
+mod modelled;
 mod owned;
 mod queue;
 mod segment;
@@ -74,7 +78,7 @@ mod slot;
 mod split;
 mod used;
 
-pub use chain::{Chain, SubmitError};
+pub use chain::{Chain, Ready, SubmitError};
 pub use error::{ChainError, QueueSetupError, Violation};
 pub use memory::{Access, Memory, MemoryError, PageRequest, Pages, Piece, Purpose};
 pub use owned::PrivateSlice;

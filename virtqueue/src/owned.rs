@@ -53,7 +53,8 @@ impl<M: Memory> Drop for OwnedPages<M> {
 
 /// A slice in private pages of the kernel's: what a driver keeps for itself, without an allocator.
 pub struct PrivateSlice<T, M: Memory> {
-    pages: OwnedPages<M>,
+    /// `None` for a slice without bytes.
+    pages: Option<OwnedPages<M>>,
     start: NonNull<T>,
     len: usize,
 }
@@ -65,8 +66,6 @@ impl<T, M: Memory> PrivateSlice<T, M> {
     /// The bytes that a slice of `len` elements takes, `None` if no memory is that large.
     pub(crate) const fn bytes(len: usize) -> Option<usize> {
         match size_of::<T>().checked_mul(len) {
-            // A request is never empty: an allocator need not know what to do then.
-            Some(0) => Some(1),
             Some(bytes) if bytes <= isize::MAX as usize => Some(bytes),
             _ => None,
         }
@@ -80,11 +79,10 @@ impl<T, M: Memory> PrivateSlice<T, M> {
     pub fn allocate(memory: &M, len: usize, mut element: impl FnMut(usize) -> T) -> Result<Self, MemoryError> {
         const { assert!(align_of::<T>() <= 4096, "pages are aligned to 4096 bytes at the most") };
         let bytes = Self::bytes(len).ok_or(MemoryError::OutOfMemory)?;
-        let pages = OwnedPages::allocate(
-            memory,
-            PageRequest { bytes, align: align_of::<T>(), max_address: u64::MAX, purpose: Purpose::Private },
-        )?;
-        let start = pages.start().cast::<MaybeUninit<T>>();
+        let request = PageRequest { bytes, align: align_of::<T>(), max_address: u64::MAX, purpose: Purpose::Private };
+        // A request is never empty: an allocator need not know what to do then.
+        let pages = if bytes == 0 { None } else { Some(OwnedPages::allocate(memory, request)?) };
+        let start = pages.as_ref().map_or(NonNull::dangling(), |pages| pages.start().cast::<MaybeUninit<T>>());
         for index in 0..len {
             let value = element(index);
             // SAFETY: the pages hold `len` elements at the alignment of `T`, and nobody else uses them. If `element`
@@ -98,7 +96,7 @@ impl<T, M: Memory> PrivateSlice<T, M> {
 impl<T, M: Memory> Deref for PrivateSlice<T, M> {
     type Target = [T];
 
-    #[inline]
+    #[inline(always)]
     fn deref(&self) -> &[T] {
         // SAFETY: `allocate` wrote all elements; the pages live as long as `self`.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
@@ -106,7 +104,7 @@ impl<T, M: Memory> Deref for PrivateSlice<T, M> {
 }
 
 impl<T, M: Memory> DerefMut for PrivateSlice<T, M> {
-    #[inline]
+    #[inline(always)]
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as above, and `self` is borrowed exclusively.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }

@@ -51,7 +51,8 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     /// The distance from one slot to the next in shared memory.
     const fn slot_stride(settings: &Settings) -> usize {
         let table = if settings.indirect { settings.chain_max as usize * size_of::<SharedDescriptor>() } else { 0 };
-        (Self::TABLE_OFFSET + table).next_multiple_of(SLOT_ALIGN)
+        let bytes = (Self::TABLE_OFFSET + table).next_multiple_of(SLOT_ALIGN);
+        if bytes == 0 { SLOT_ALIGN } else { bytes }
     }
 
     /// The number of segments that are kept for each slot in private memory.
@@ -182,7 +183,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     /// # Errors
     ///
     /// [`ChainError::Full`], [`ChainError::Broken`].
-    #[inline]
+    #[inline(always)]
     pub fn chain(&mut self) -> Result<Chain<'_, M, T>, ChainError> {
         if let Some(violation) = self.broken {
             return Err(ChainError::Broken(violation));
@@ -192,8 +193,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         let Some(slot) = self.slots.get_mut(index) else {
             return Err(ChainError::Full);
         };
-        let segments = self.segments.get_mut(index * self.recorded..).unwrap_or_default();
-        let (segments, _) = segments.split_at_mut_checked(self.recorded).unwrap_or_default();
+        let segments = if self.recorded == 0 { &mut [] } else { recorded(&mut self.segments, index, self.recorded) };
         // SAFETY: `id` is less than the number of slots, for each of which `shared` has `slot_stride` bytes.
         let base = unsafe { self.shared.start().add(index * self.slot_stride) };
         Ok(Chain {
@@ -225,7 +225,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     /// Lets the device see every chain that was submitted since the last call, with one store of the index. `Some` if
     /// the device wants to be notified of it: then notify it.
     #[must_use = "a device that wants a notification does nothing without it"]
-    #[inline]
+    #[inline(always)]
     pub fn commit(&mut self) -> Option<Notification> {
         self.ring.commit().then(|| Notification { next: self.ring.notification_data() })
     }
@@ -236,58 +236,64 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     /// # Errors
     ///
     /// The [`Violation`] by which the device broke the queue, now or earlier.
-    #[inline]
     pub fn pop(&mut self) -> Result<Option<Used<'_, M, T>>, Violation> {
-        if let Some(violation) = self.broken {
-            return Err(violation);
+        if self.ring.is_exhausted() && self.broken.is_none() {
+            self.broken = self.ring.look().err();
         }
-        match self.pop_id() {
-            Ok(None) => Ok(None),
-            Ok(Some(id)) => Ok(self.used_slot(id)),
-            Err(violation) => {
-                self.broken = Some(violation);
-                Err(violation)
+        if self.broken.is_none() && !self.ring.is_exhausted() {
+            if let Some(id) = self.pop_seen().map(|used| used.id) {
+                return Ok(self.used_slot(id));
             }
         }
+        self.broken.map_or(Ok(None), Err)
     }
 
-    #[inline]
-    fn pop_id(&mut self) -> Result<Option<u16>, Violation> {
-        let Some((id, written_bytes)) = self.ring.pop()? else {
-            return Ok(None);
-        };
-        let index = usize::from(id);
-        let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.state == State::InFlight) else {
-            return Err(Violation::NotInFlight { id });
-        };
-        if M::UNMAPS {
-            let segments = self.segments.get(index * self.recorded..).unwrap_or_default();
-            for segment in segments.iter().take(usize::from(slot.segments)) {
-                // SAFETY: the device has returned the chain, which was in flight until now. Should the kernel's memory
-                // unwind here, the slot stays in flight for ever: its buffers are leaked.
-                unsafe { segment.unmap(&self.memory) };
-            }
+    /// As [`pop`](Queue::pop), without a look at the device's index: of those chains that the last look has shown. `None`
+    /// also when the device broke the rules; `pop` tells.
+    #[inline(always)]
+    pub fn pop_seen(&mut self) -> Option<Used<'_, M, T>> {
+        if self.ring.is_exhausted() {
+            return None;
         }
+        let (id, written_bytes) = self.ring.take();
+        let index = id as usize;
+        // There are as many slots as entries: that there is one with this index makes it a number of the ring.
+        let slot = match self.slots.get_mut(index) {
+            Some(slot) if slot.state == State::InFlight => slot,
+            _ => {
+                self.broken = Some(self.ring.distrust(id));
+                return None;
+            }
+        };
+        // SAFETY: the device has returned the chain, which was in flight until now. Should the kernel's memory unwind
+        // here, the slot stays in flight: its buffers are leaked, or given back after a reset.
+        unsafe { unmap(&self.memory, &mut self.segments, index * self.recorded, slot.segments) };
         slot.state = State::Used;
         slot.written_bytes = slot.written_bytes.min(written_bytes);
         self.in_flight -= 1;
-        Ok(Some(id))
+        // SAFETY: the index is one of a slot, for each of which `shared` has `slot_stride` bytes.
+        let base = unsafe { self.shared.start().add(index * self.slot_stride) };
+        Some(Used {
+            descriptors: if self.settings.indirect { 1 } else { slot.segments },
+            ring: &mut self.ring,
+            slot,
+            // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
+            slot_memory: unsafe { SlotMemory::new(base, self.settings.contiguous_align.is_none()) },
+            id: id as u16,
+        })
     }
 
     /// The chain of a token, if the device has used it and nobody has taken it.
-    #[inline]
+    #[inline(always)]
     pub fn used(&mut self, token: Token) -> Option<Used<'_, M, T>> {
         let slot = self.slots.get(usize::from(token.id))?;
         if slot.generation == token.generation { self.used_slot(token.id) } else { None }
     }
 
-    #[inline]
+    #[inline(always)]
     fn used_slot(&mut self, id: u16) -> Option<Used<'_, M, T>> {
         let index = usize::from(id);
-        let slot = self.slots.get_mut(index)?;
-        if slot.state != State::Used || slot.attachment.is_none() {
-            return None;
-        }
+        let slot = self.slots.get_mut(index).filter(|slot| slot.state == State::Used)?;
         // SAFETY: `id` is less than the number of slots, for each of which `shared` has `slot_stride` bytes.
         let base = unsafe { self.shared.start().add(index * self.slot_stride) };
         let descriptors = if self.settings.indirect { 1 } else { slot.segments };
@@ -302,7 +308,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     }
 
     /// What is attached to the chain of a token, in flight or used.
-    #[inline]
+    #[inline(always)]
     pub fn attachment(&mut self, token: Token) -> Option<&mut T> {
         let slot = self.slots.get_mut(usize::from(token.id))?;
         if slot.generation == token.generation { slot.attachment.as_mut() } else { None }
@@ -390,12 +396,9 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
             return false;
         }
         // While the device may still have it, a mapping stays for ever, as the buffer does.
-        if M::UNMAPS && !self.exposed {
-            let segments = self.segments.get(index * self.recorded..).unwrap_or_default();
-            for segment in segments.iter().take(usize::from(slot.segments)) {
-                // SAFETY: the device was reset; the chain was in flight until now.
-                unsafe { segment.unmap(&self.memory) };
-            }
+        if !self.exposed {
+            // SAFETY: the device was reset.
+            unsafe { unmap(&self.memory, &mut self.segments, index * self.recorded, slot.segments) };
         }
         slot.state = State::Used;
         slot.written_bytes = 0;
@@ -405,7 +408,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
 
     /// Whether [`pop`](Queue::pop) has something to say: a chain, or a violation.
     pub fn has_used(&mut self) -> bool {
-        self.broken.is_some() || self.ring.has_used().unwrap_or(true)
+        self.broken.is_some() || !self.ring.is_exhausted() || self.ring.look().is_err() || !self.ring.is_exhausted()
     }
 
     /// Asks the device not to interrupt when it has used chains. It is a hint: some interrupts may come all the same.
@@ -424,6 +427,13 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     }
 }
 
+/// The segments of a slot.
+#[cold]
+fn recorded(segments: &mut [Segment], index: usize, recorded: usize) -> &mut [Segment] {
+    let segments = segments.get_mut(index * recorded..).unwrap_or_default();
+    segments.get_mut(..recorded).unwrap_or_default()
+}
+
 /// The device wants to be notified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notification {
@@ -433,12 +443,33 @@ pub struct Notification {
 
 impl<M: Memory, T: Attachment> Drop for Queue<M, T> {
     fn drop(&mut self) {
+        let in_flight = self.slots.iter_mut().zip(0_usize..).filter(|(slot, _)| slot.state == State::InFlight);
         if self.exposed {
             self.ring.leak();
             self.shared.leak();
-            for slot in self.slots.iter_mut().filter(|slot| slot.state == State::InFlight) {
+            for (slot, _) in in_flight {
                 core::mem::forget(slot.attachment.take());
             }
+        } else {
+            for (slot, index) in in_flight {
+                // SAFETY: the device was reset, or never saw the queue.
+                unsafe { unmap(&self.memory, &mut self.segments, index * self.recorded, slot.segments) };
+            }
+        }
+    }
+}
+
+/// Ends the mappings of `count` segments, from `first` on.
+///
+/// # Safety
+///
+/// As for [`Segment::unmap`], for each of them.
+#[inline(always)]
+unsafe fn unmap<M: Memory>(memory: &M, segments: &mut [Segment], first: usize, count: u16) {
+    if M::UNMAPS {
+        for segment in segments.iter_mut().skip(first).take(usize::from(count)) {
+            // SAFETY: as the caller promises.
+            unsafe { segment.unmap(memory) };
         }
     }
 }

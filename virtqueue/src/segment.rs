@@ -24,13 +24,14 @@ impl Segment {
     pub(crate) const EMPTY: Self =
         Self { start: None, device_address: 0, bytes: 0, access: Access::DeviceReads, mapped_bytes: 0 };
 
-    /// Ends the mapping that began with this segment, if one did.
+    /// Ends the mapping that began with this segment, if one did: once, however often it is called, and even if the
+    /// kernel's memory unwinds.
     ///
     /// # Safety
     ///
-    /// The device has returned the chain, or never saw it, and this is called once.
-    pub(crate) unsafe fn unmap<M: Memory>(&self, memory: &M) {
-        if let Some(start) = self.start {
+    /// The device has returned the chain, or never saw it, or was reset.
+    pub(crate) unsafe fn unmap<M: Memory>(&mut self, memory: &M) {
+        if let Some(start) = self.start.take() {
             let piece = Piece { device_address: self.device_address, bytes: self.mapped_bytes };
             // SAFETY: these are what `map` was called with and returned; the rest is the caller's promise.
             unsafe { memory.unmap(start, piece, self.access) };

@@ -3,9 +3,17 @@
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-#[cfg(target_has_atomic = "64")]
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
+
+// To a processor, all words are alike. To the ring they are of two kinds, and loom holds it to the difference: an
+// `AtomicU16` (an index, an event, flags) is accessed by either side at any moment; one that is `Handed` belongs to one
+// side at a time, and an index hands it over.
+#[cfg(loom)]
+pub(crate) use crate::modelled::{AtomicU16, HandedU8, HandedU16, HandedU32, HandedU64};
+#[cfg(all(not(loom), target_has_atomic = "64"))]
+pub(crate) use core::sync::atomic::AtomicU64 as HandedU64;
+#[cfg(not(loom))]
+pub(crate) use core::sync::atomic::{AtomicU8 as HandedU8, AtomicU16, AtomicU16 as HandedU16, AtomicU32 as HandedU32};
 
 /// Bytes that are valid as a shared object: atomics and structures of atomics, for which every bit pattern is valid.
 ///
@@ -14,14 +22,15 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 /// The type consists of atomic integers only, without padding.
 pub(crate) unsafe trait SharedObject {}
 
+#[cfg(not(loom))]
 // SAFETY: an atomic integer.
 unsafe impl SharedObject for AtomicU16 {}
 
 /// A 64-bit field. Only ever stored by the driver, so that machines without 64-bit atomics can store it as halves.
 #[repr(transparent)]
 pub(crate) struct SharedU64(
-    #[cfg(target_has_atomic = "64")] AtomicU64,
-    #[cfg(not(target_has_atomic = "64"))] [AtomicU32; 2],
+    #[cfg(target_has_atomic = "64")] HandedU64,
+    #[cfg(not(target_has_atomic = "64"))] [HandedU32; 2],
 );
 
 // SAFETY: atomic integers without padding.
@@ -29,7 +38,7 @@ unsafe impl SharedObject for SharedU64 {}
 
 impl SharedU64 {
     /// Stores a value that is already in the byte order of the ring.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn store(&self, value: u64) {
         #[cfg(target_has_atomic = "64")]
         self.0.store(value, Ordering::Relaxed);
@@ -57,8 +66,8 @@ unsafe impl SharedObject for SharedDescriptor {}
 /// An element of the used ring.
 #[repr(C)]
 pub(crate) struct SharedUsedElement {
-    pub(crate) id: AtomicU32,
-    pub(crate) len: AtomicU32,
+    pub(crate) id: HandedU32,
+    pub(crate) len: HandedU32,
 }
 
 // SAFETY: atomic integers without padding.
@@ -81,6 +90,7 @@ impl<A: SharedObject> Shared<A> {
     /// # Safety
     ///
     /// As for [`array`](Self::array), with one object.
+    #[inline(always)]
     pub(crate) unsafe fn one(base: NonNull<u8>, offset: usize) -> Self {
         // SAFETY: as the caller promises.
         unsafe { Self::array(base, offset, 0) }
@@ -92,6 +102,7 @@ impl<A: SharedObject> Shared<A> {
     ///
     /// From there, the memory is valid for reads and writes of that many objects, aligned for them, and accessed
     /// through atomics (or by a device) for as long as this value lives. `mask + 1` is a power of two.
+    #[inline(always)]
     pub(crate) unsafe fn array(base: NonNull<u8>, offset: usize, mask: usize) -> Self {
         Self {
             // SAFETY: the caller promises that the objects are inside one allocation that `base` points into.
@@ -102,7 +113,7 @@ impl<A: SharedObject> Shared<A> {
     }
 
     /// The object at `index`, modulo the length of the array.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn at(&self, index: usize) -> &A {
         // SAFETY: masked, the index is inside the array; `array` was promised that the memory holds valid objects
         // that are accessed atomically, and a `SharedObject` allows every bit pattern.
@@ -114,7 +125,7 @@ impl<A: SharedObject> Shared<A> {
 #[derive(Clone, Copy)]
 pub(crate) struct SharedBytes<'a> {
     base: NonNull<u8>,
-    lifetime: PhantomData<&'a AtomicU8>,
+    lifetime: PhantomData<&'a HandedU8>,
 }
 
 impl SharedBytes<'_> {
@@ -122,7 +133,7 @@ impl SharedBytes<'_> {
     ///
     /// The memory at `base` is valid for reads and writes of the bytes that will be accessed, aligned to 8, and
     /// accessed through atomics (or by a device) for the lifetime.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn new(base: NonNull<u8>) -> Self {
         Self { base, lifetime: PhantomData }
     }
@@ -130,8 +141,8 @@ impl SharedBytes<'_> {
     /// # Safety
     ///
     /// `offset` is inside the range.
-    #[inline]
-    pub(crate) unsafe fn u8(&self, offset: usize) -> &AtomicU8 {
+    #[inline(always)]
+    pub(crate) unsafe fn u8(&self, offset: usize) -> &HandedU8 {
         // SAFETY: inside the range, which is accessed atomically.
         unsafe { self.base.add(offset).cast().as_ref() }
     }
@@ -139,8 +150,8 @@ impl SharedBytes<'_> {
     /// # Safety
     ///
     /// `offset` is a multiple of 4, and 4 bytes there are inside the range.
-    #[inline]
-    pub(crate) unsafe fn u32(&self, offset: usize) -> &AtomicU32 {
+    #[inline(always)]
+    pub(crate) unsafe fn u32(&self, offset: usize) -> &HandedU32 {
         // SAFETY: inside the range, aligned, accessed atomically.
         unsafe { self.base.add(offset).cast().as_ref() }
     }
@@ -148,7 +159,7 @@ impl SharedBytes<'_> {
     /// # Safety
     ///
     /// `offset` is a multiple of 8, and 8 bytes there are inside the range.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn u64(&self, offset: usize) -> &SharedU64 {
         // SAFETY: inside the range, aligned, accessed atomically.
         unsafe { self.base.add(offset).cast().as_ref() }

@@ -74,7 +74,7 @@ impl<T: Attachment> SlotMemory<'_, T> {
     /// # Safety
     ///
     /// `base` is the start of a slot of a queue of `T`, valid for the lifetime, aligned to 16.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn new(base: NonNull<u8>, little_endian: bool) -> Self {
         Self {
             // SAFETY: the caller promises it.
@@ -85,7 +85,7 @@ impl<T: Attachment> SlotMemory<'_, T> {
     }
 
     /// Stores a byte at `OFFSET`.
-    #[inline]
+    #[inline(always)]
     pub fn store_u8<const OFFSET: usize>(&self, value: u8) {
         const { assert!(OFFSET < T::SLOT_BYTES) };
         // SAFETY: inside the slot, as just asserted.
@@ -93,7 +93,7 @@ impl<T: Attachment> SlotMemory<'_, T> {
     }
 
     /// Loads the byte at `OFFSET`.
-    #[inline]
+    #[inline(always)]
     pub fn load_u8<const OFFSET: usize>(&self) -> u8 {
         const { assert!(OFFSET < T::SLOT_BYTES) };
         // SAFETY: inside the slot, as just asserted.
@@ -101,7 +101,7 @@ impl<T: Attachment> SlotMemory<'_, T> {
     }
 
     /// Stores a number of 32 bits at `OFFSET`, a multiple of 4, in the byte order of the device.
-    #[inline]
+    #[inline(always)]
     pub fn store_u32<const OFFSET: usize>(&self, value: u32) {
         const { assert!(OFFSET + 4 <= T::SLOT_BYTES && OFFSET % 4 == 0) };
         let value = if self.little_endian { value.to_le() } else { value };
@@ -110,7 +110,7 @@ impl<T: Attachment> SlotMemory<'_, T> {
     }
 
     /// Stores a number of 64 bits at `OFFSET`, a multiple of 8, in the byte order of the device.
-    #[inline]
+    #[inline(always)]
     pub fn store_u64<const OFFSET: usize>(&self, value: u64) {
         const { assert!(OFFSET + 8 <= T::SLOT_BYTES && OFFSET % 8 == 0) };
         let value = if self.little_endian { value.to_le() } else { value };
@@ -148,7 +148,7 @@ impl<T: Attachment> SlotMemory<'_, T> {
 }
 
 /// Whether a range lies inside the shared bytes of a slot of `T`.
-#[inline]
+#[inline(always)]
 pub(crate) fn inside<T: Attachment>(offset: usize, bytes: usize) -> Result<(), ChainError> {
     match offset.checked_add(bytes) {
         Some(end) if end <= T::SLOT_BYTES => Ok(()),

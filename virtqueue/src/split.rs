@@ -8,13 +8,13 @@
 //!    writes the id into the available ring, behind the index: the device does not look there yet.
 //! 3. [`commit`](SplitRing::commit) moves the index over all that was added, and finds out whether the device wants to
 //!    be notified.
-//! 4. [`pop`](SplitRing::pop) gives the id back once the device has used it, and [`release`](SplitRing::release)
+//! 4. [`take`](SplitRing::take) gives the id back once the device has used it, and [`release`](SplitRing::release)
 //!    makes its descriptors free.
 //!
 //! Shared memory is written by the driver and read back never: which descriptors are free, and how those in flight
 //! hang together, is kept in private memory.
 
-use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use virtio_spec::split_ring::{
     AVAILABLE_FLAGS_OFFSET, AVAILABLE_IDX_OFFSET, AVAILABLE_RING_OFFSET, AvailableFlags, DescriptorFlags,
@@ -22,19 +22,19 @@ use virtio_spec::split_ring::{
 };
 
 use crate::barrier;
-use crate::error::{ChainError, QueueSetupError, Violation};
+use crate::error::{QueueSetupError, Violation};
 use crate::layout::SplitLayout;
 use crate::memory::{Access, Memory, PageRequest, Purpose};
 use crate::owned::{OwnedPages, PrivateSlice};
 use crate::segment::Segment;
 use crate::settings::{Areas, Settings};
-use crate::shared::{Shared, SharedDescriptor, SharedUsedElement};
+use crate::shared::{AtomicU16, HandedU16, Shared, SharedDescriptor, SharedUsedElement};
 
 pub(crate) struct SplitRing<M: Memory> {
     descriptors: Shared<SharedDescriptor>,
     avail_flags: Shared<AtomicU16>,
     avail_idx: Shared<AtomicU16>,
-    avail_ring: Shared<AtomicU16>,
+    avail_ring: Shared<HandedU16>,
     used_event: Shared<AtomicU16>,
     used_flags: Shared<AtomicU16>,
     used_idx: Shared<AtomicU16>,
@@ -129,7 +129,7 @@ impl<M: Memory> SplitRing<M> {
     }
 
     /// Takes a free descriptor: the head of a chain, whose number is the chain's id.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reserve(&mut self) -> Option<u16> {
         let free = self.free.checked_sub(1)?;
         let head = self.first_free;
@@ -139,17 +139,21 @@ impl<M: Memory> SplitRing<M> {
     }
 
     /// Makes the descriptors of a chain free: the head, and those that hang behind it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&mut self, head: u16, descriptors: u16) {
-        let mut last = head;
-        for _ in 1..descriptors {
-            last = self.next.get(usize::from(last)).copied().unwrap_or(last);
-        }
+        let last = if descriptors > 1 { self.last_of(head, descriptors) } else { head };
         if let Some(next) = self.next.get_mut(usize::from(last)) {
             *next = self.first_free;
             self.first_free = head;
             self.free += descriptors;
         }
+    }
+
+    /// The last descriptor of a chain.
+    #[cold]
+    #[inline(never)]
+    fn last_of(&self, head: u16, descriptors: u16) -> u16 {
+        (1..descriptors).fold(head, |last, _| self.next.get(usize::from(last)).copied().unwrap_or(last))
     }
 
     /// Writes where the indirect table of a head will be: once, as each head has its own table.
@@ -158,7 +162,7 @@ impl<M: Memory> SplitRing<M> {
     }
 
     /// Adds a chain whose `descriptors` are in the table of this head.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add_indirect(&mut self, head: u16, descriptors: u16) {
         let bytes = u32::from(descriptors) * size_of::<SharedDescriptor>() as u32;
         let rest = self.rest(bytes, DescriptorFlags::INDIRECT, 0);
@@ -166,22 +170,20 @@ impl<M: Memory> SplitRing<M> {
         self.add(head);
     }
 
-    /// Adds a chain of descriptors in the ring's own table: the head, and free ones for all segments but the first.
-    pub(crate) fn add_direct(&mut self, head: u16, segments: &[Segment]) -> Result<(), ChainError> {
-        let further = segments.len().saturating_sub(1);
-        if further > usize::from(self.free) {
-            return Err(ChainError::Full);
-        }
+    /// Adds a chain of descriptors in the ring's own table: the head, and free ones for all segments but the first. There
+    /// are enough of them, as the caller made sure.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn add_direct(&mut self, head: u16, segments: &[Segment]) {
         let mut last = head;
-        for _ in 0..further {
-            let next = self.reserve().ok_or(ChainError::Full)?;
+        for _ in segments.iter().skip(1) {
+            let next = self.reserve().unwrap_or(last);
             if let Some(link) = self.next.get_mut(usize::from(last)) {
                 *link = next;
             }
             last = next;
         }
         self.readd_direct(head, segments);
-        Ok(())
     }
 
     /// Adds a chain whose descriptors it has already, and writes all of them.
@@ -208,7 +210,7 @@ impl<M: Memory> SplitRing<M> {
     }
 
     /// Writes a head into the available ring, where the device does not look yet.
-    #[inline]
+    #[inline(always)]
     fn add(&mut self, head: u16) {
         self.avail_ring.at(usize::from(self.added)).store(self.order_u16(head), Relaxed);
         self.added = self.added.wrapping_add(1);
@@ -216,7 +218,7 @@ impl<M: Memory> SplitRing<M> {
 
     /// Lets the device see all that was added. Returns whether it wants to be notified of it; if so, what was written
     /// is ordered before a register that the caller writes next.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn commit(&mut self) -> bool {
         let (old, new) = (self.committed, self.added);
         if old == new {
@@ -247,30 +249,34 @@ impl<M: Memory> SplitRing<M> {
         self.committed
     }
 
-    /// Takes the next chain that the device has used: its id, and the number of bytes that the device says it wrote.
-    ///
-    /// Both are the device's word: the id is inside the ring, but the caller knows whether it is in flight.
-    #[inline]
-    pub(crate) fn pop(&mut self) -> Result<Option<(u16, u32)>, Violation> {
-        if self.taken == self.seen {
-            self.look()?;
-            if self.taken == self.seen {
-                return Ok(None);
-            }
-        }
+    /// Whether all elements were taken that the last look at the index allowed.
+    #[inline(always)]
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.taken == self.seen
+    }
+
+    /// Takes the next element, of which there is one: the id of the chain that the device has used, and the number of
+    /// bytes that it says it wrote. Both are the device's word.
+    #[inline(always)]
+    pub(crate) fn take(&mut self) -> (u32, u32) {
         let element = self.used_ring.at(usize::from(self.taken));
-        let id = self.order_u32(element.id.load(Relaxed));
-        let bytes = self.order_u32(element.len.load(Relaxed));
         self.taken = self.taken.wrapping_add(1);
+        (self.order_u32(element.id.load(Relaxed)), self.order_u32(element.len.load(Relaxed)))
+    }
+
+    /// The device returned a chain that it did not have: nothing else that it says is believed.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn distrust(&mut self, id: u32) -> Violation {
+        self.seen = self.taken;
         match u16::try_from(id) {
-            Ok(head) if head < self.size => Ok(Some((head, bytes))),
-            _ => Err(Violation::IdOutOfRange { id, size: self.size }),
+            Ok(id) if id < self.size => Violation::NotInFlight { id },
+            _ => Violation::IdOutOfRange { id, size: self.size },
         }
     }
 
     /// Reads the used index, once for all elements that it lets the driver take.
-    #[inline]
-    fn look(&mut self) -> Result<(), Violation> {
+    pub(crate) fn look(&mut self) -> Result<(), Violation> {
         let found = self.order_u16(self.used_idx.at(0).load(Relaxed));
         // Every chain comes back once, so the used index can at the most catch up with the available one.
         let available = self.committed.wrapping_sub(self.taken);
@@ -310,28 +316,22 @@ impl<M: Memory> SplitRing<M> {
         Ok(self.seen.wrapping_sub(self.taken) < wanted)
     }
 
-    /// Whether `pop` has something to give.
-    pub(crate) fn has_used(&mut self) -> Result<bool, Violation> {
-        self.look()?;
-        Ok(self.seen != self.taken)
-    }
-
-    #[inline]
+    #[inline(always)]
     fn rest(&self, bytes: u32, flags: DescriptorFlags, next: u16) -> u64 {
         descriptor_rest(self.little_endian, bytes, flags, next)
     }
 
-    #[inline]
+    #[inline(always)]
     fn order_u16(&self, value: u16) -> u16 {
         if self.little_endian { value.to_le() } else { value }
     }
 
-    #[inline]
+    #[inline(always)]
     fn order_u32(&self, value: u32) -> u32 {
         if self.little_endian { value.to_le() } else { value }
     }
 
-    #[inline]
+    #[inline(always)]
     fn order_u64(&self, value: u64) -> u64 {
         if self.little_endian { value.to_le() } else { value }
     }
@@ -352,7 +352,7 @@ impl<M: Memory> SplitRing<M> {
 }
 
 /// The second half of a descriptor: length, flags and next, as they lie in memory.
-#[inline]
+#[inline(always)]
 pub(crate) fn descriptor_rest(little_endian: bool, bytes: u32, flags: DescriptorFlags, next: u16) -> u64 {
     if cfg!(target_endian = "little") || little_endian {
         (u64::from(bytes) | u64::from(flags.bits()) << 32 | u64::from(next) << 48).to_le()

@@ -20,38 +20,51 @@ pub struct Used<'q, M: Memory, T: Attachment> {
 
 impl<M: Memory, T: Attachment> Used<'_, M, T> {
     /// The token that [`Chain::submit`](crate::Chain::submit) returned.
-    #[inline]
+    #[inline(always)]
     pub fn token(&self) -> Token {
         Token { id: self.id, generation: self.slot.generation }
     }
 
     /// How many bytes the device says it wrote: at the most as many as it was allowed to. Some devices say it wrongly,
     /// legacy ones often; it bounds what may be looked at, and proves nothing.
-    #[inline]
+    #[inline(always)]
     pub fn written_bytes(&self) -> u32 {
         self.slot.written_bytes
     }
 
     /// The slot's own shared memory, where the device has left its status.
-    #[inline]
+    #[inline(always)]
     pub fn slot(&self) -> &SlotMemory<'_, T> {
         &self.slot_memory
     }
 
     /// What the driver attached.
-    #[inline]
-    pub fn attachment(&mut self) -> Option<&mut T> {
-        self.slot.attachment.as_mut()
+    #[inline(always)]
+    pub fn attachment(&mut self) -> &mut T {
+        // SAFETY: a `Used` is made only of a slot that has an attachment, and only what consumes it takes that away.
+        unsafe { self.slot.attachment.as_mut().unwrap_unchecked() }
     }
 
     /// Takes what was attached, and frees the slot. The device has let go of every buffer of the chain.
-    #[inline]
-    pub fn take(self) -> T {
-        // SAFETY: a `Used` is made only of a slot that has an attachment, and only this takes it away.
+    #[inline(always)]
+    pub fn take(mut self) -> T {
+        // SAFETY: as above.
         let attachment = unsafe { self.slot.attachment.take().unwrap_unchecked() };
+        self.release();
+        attachment
+    }
+
+    /// Drops what was attached, where it is, and frees the slot.
+    #[inline(always)]
+    pub fn free(mut self) {
+        self.slot.attachment = None;
+        self.release();
+    }
+
+    #[inline(always)]
+    fn release(&mut self) {
         self.slot.state = State::Free;
         self.slot.generation = self.slot.generation.wrapping_add(1);
         self.ring.release(self.id, self.descriptors);
-        attachment
     }
 }

@@ -14,6 +14,12 @@ use virtqueue::{Access, Memory, MemoryError, PageRequest, Pages, Piece};
 /// A disk on an in-process device.
 pub(crate) type TestDisk<M, B = NoBuffer> = Disk<Mmio<DeviceRegisters>, M, B>;
 
+/// The default options, with a smaller queue where everything is slow.
+pub(crate) fn defaults() -> Options {
+    let options = Options::default();
+    if cfg!(miri) { Options { queue_size: 16, waiters: 1, ..options } } else { options }
+}
+
 pub(crate) fn transport(device: &BlockDevice) -> Mmio<DeviceRegisters> {
     Mmio::probe(device.registers()).unwrap().expect("a device")
 }
@@ -37,9 +43,30 @@ pub(crate) fn open_with<M: Memory, B: Buffer>(device: &BlockDevice, memory: &M, 
     Disk::open(transport(device), memory.clone(), options, &mut Spin).unwrap()
 }
 
+/// Bytes without a period, computed while compiling: tests copy from here, as computing is slow under Miri.
+const NOISE: [u8; 4096] = {
+    let mut noise = [0; 4096];
+    let mut state = 0x9e37_79b9_u32;
+    let mut index = 0;
+    while index < noise.len() {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        noise[index] = (state >> 11) as u8;
+        index += 1;
+    }
+    noise
+};
+
+/// Bytes that differ from seed to seed and from sector to sector.
 pub(crate) fn pattern(bytes: usize, seed: u64) -> Vec<u8> {
-    let seed = (seed as u32).wrapping_mul(0x9e37_79b1);
-    (0..bytes as u32).map(|index| (index.wrapping_mul(31) ^ index >> 8 ^ seed ^ seed >> 16) as u8).collect()
+    let mut pattern = Vec::with_capacity(bytes);
+    for sector in 0..bytes.div_ceil(512) {
+        let mix = (seed as usize).wrapping_mul(0x9e37_79b1).wrapping_add(sector.wrapping_mul(0x85eb_ca77));
+        let from = (mix ^ mix >> 15) % (NOISE.len() - 512);
+        pattern.extend_from_slice(&NOISE[from..from + 512.min(bytes - pattern.len())]);
+    }
+    pattern
 }
 
 /// Bytes at a chosen place in their page.
@@ -65,7 +92,13 @@ impl Placed {
     /// Whether the bytes around it are untouched.
     pub(crate) fn rest_is_zero(&self) -> bool {
         let (before, rest) = self.bytes.split_at(self.start);
-        before.iter().chain(&rest[self.len..]).all(|byte| *byte == 0)
+        let after = &rest[self.len..];
+        *before == vec![0; before.len()] && *after == vec![0; after.len()]
+    }
+
+    /// Whether all of it is this byte.
+    pub(crate) fn is_all(&self, byte: u8) -> bool {
+        self[..] == vec![byte; self.len]
     }
 }
 
