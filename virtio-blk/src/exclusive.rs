@@ -25,7 +25,8 @@ use core::cell::RefCell;
 /// }
 /// ```
 ///
-/// No waker is called, and no waiting is done, inside of it. A queue that an interrupt handler uses too needs
+/// No waker is called, and no waiting is done, inside of it. Buffers of requests that nobody waits for any more are
+/// dropped there. A queue that an interrupt handler uses too needs
 /// interrupts off inside of it, as with any other lock.
 pub trait Exclusive {
     /// What is shared.

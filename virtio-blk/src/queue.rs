@@ -342,7 +342,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     #[inline(always)]
     pub fn poll(&mut self) -> Result<Option<Completion<B>>, Error> {
         if self.first_done.is_none() {
-            if let Some(mut used) = self.ring.pop_seen() {
+            if let Some(mut used) = self.ring.pop_unless_broken() {
                 let (token, owner) = note(&mut used, &mut self.durability);
                 if owner == Owner::Poller && used.attachment().ending == Ending::OK {
                     return Ok(Some(completion(used, Ok(()))));
@@ -353,7 +353,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
         self.poll_slowly(None)
     }
 
-    /// As [`poll`](Queue::poll), when what comes next is not a success of a poller's that was seen already.
+    /// As [`poll`](Queue::poll), when what comes next is not a success of a poller's.
     #[cold]
     #[inline(never)]
     fn poll_slowly(&mut self, noticed: Option<(Token, Owner)>) -> Result<Option<Completion<B>>, Error> {

@@ -19,7 +19,8 @@ use crate::waiters::Ticket;
 ///
 /// It needs no runtime: its futures store their wakers with their requests, and somebody calls
 /// [`process`](AsyncQueue::process) when the device has used some: an interrupt handler, or a loop that polls. Tasks
-/// that find the queue full wait in the order in which they came.
+/// that find the queue full wait in the order in which they came. A task that holds several futures polls all of them:
+/// one that is first in line, was woken and is not polled, holds up those behind it.
 ///
 /// # Dropping a future
 ///

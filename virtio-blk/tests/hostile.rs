@@ -82,7 +82,8 @@ fn read(outcomes: &[Outcome], mode: Mode) -> Violation {
 
 #[test]
 fn an_id_that_is_out_of_range_ends_a_read() {
-    for id in [16, 0xffff, 0x1_0000, 0x1_0001, u32::MAX] {
+    let ids: &[u32] = if cfg!(miri) { &[0x1_0001] } else { &[16, 0xffff, 0x1_0000, 0x1_0001, u32::MAX] };
+    for &id in ids {
         let wrong = Outcome { id: Some(id), ..Outcome::HONEST };
         for mode in [Mode::Immediate, Mode::Manual] {
             assert_eq!(read(&[wrong], mode), Violation::IdOutOfRange { id, size: 16 });
@@ -111,7 +112,8 @@ fn a_request_that_comes_back_twice_ends_a_read() {
 
 #[test]
 fn an_index_that_jumps_ends_a_read() {
-    for skip in [3, 100, 0x7fff, 0xfff0] {
+    let skips: &[u16] = if cfg!(miri) { &[3] } else { &[3, 100, 0x7fff, 0xfff0] };
+    for &skip in skips {
         let jumping = Outcome { skip, ..Outcome::HONEST };
         let expected = Violation::UsedIndexJumped { seen: 0, found: 1 + skip, available: 3 };
         assert_eq!(read(&[jumping], Mode::Manual), expected);
@@ -182,7 +184,7 @@ fn a_violation_between_calls_is_told_by_the_next_poll() {
 fn a_device_that_rewrites_its_ring_all_the_time_does_no_harm() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().mode(Mode::Manual).build(&memory);
-    let turns = if cfg!(miri) { 10 } else { 400 };
+    let turns = if cfg!(miri) { 4 } else { 400 };
     let mut seed = 12345_u32;
     let mut random = move || {
         seed ^= seed << 13;
@@ -242,7 +244,7 @@ fn a_device_that_never_acknowledges_after_a_violation_is_waited_for_where_a_buff
     let mut disk = open(&device, &memory, &options());
     device.faults(|faults| {
         faults.outcome.id = Some(77);
-        faults.reset = testing_device::ResetAnswer::AfterReads(5000);
+        faults.reset = testing_device::ResetAnswer::AfterReads(if cfg!(miri) { 50 } else { 5000 });
     });
     let mut buffer = Placed::new(0, 512);
     assert!(matches!(disk.read(0, &mut buffer, &mut SpinLimit { looks: 10 }), Err(Error::Violation(_))));

@@ -70,7 +70,7 @@ fn giving_up_waits_for_the_acknowledgement_however_long_it_takes() {
     let memory = ScatterMemory::new();
     let device = held(&memory);
     let mut disk = open(&device, &memory, &options());
-    device.faults(|faults| faults.reset = ResetAnswer::AfterReads(5000));
+    device.faults(|faults| faults.reset = ResetAnswer::AfterReads(if cfg!(miri) { 50 } else { 5000 }));
     let mut buffer = Placed::new(0, 512);
     assert_eq!(disk.read(0, &mut buffer, &mut SpinLimit { looks: 1 }), Err(Error::GaveUp));
     assert_eq!((device.counts().resets, device.release()), (2, 0));

@@ -9,13 +9,19 @@
 //! loom reports a deadlock. What one side writes for the other is [handed over](crate::modelled): where the other could
 //! access it too early, loom reports that the accesses are concurrent.
 //!
+//! All models are explored to the end, but for the largest ([`FOUR`]). Two things are not: the 16-bit indices pass the
+//! end of the ring here, but not their own; and loom takes a full fence to order a little more than the language
+//! promises.
+//!
 //! The last tests leave out one kind of the driver's barriers, and expect loom to find what comes of it.
 
 extern crate std;
 
 use core::ptr::{NonNull, with_exposed_provenance_mut};
-use core::sync::atomic::AtomicUsize;
-use core::sync::atomic::Ordering::{self, Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{
+    AtomicUsize,
+    Ordering::{self, Acquire, Relaxed, Release, SeqCst},
+};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::Arc;
 use std::vec::Vec;
@@ -366,7 +372,7 @@ struct Explore {
 const ALL: Explore = Explore { preemptions: None, omitted: None };
 
 /// Where there are too many.
-const THREE: Explore = Explore { preemptions: Some(3), omitted: None };
+const FOUR: Explore = Explore { preemptions: Some(4), omitted: None };
 
 const WITHOUT_RING_BEFORE_INDEX: Explore = Explore { omitted: Some(Release), ..ALL };
 const WITHOUT_INDEX_BEFORE_RING: Explore = Explore { omitted: Some(Acquire), ..ALL };
@@ -465,28 +471,28 @@ fn both(mode: Mode, batches: &'static [u64], explore: Explore) {
 
 #[test]
 fn a_notification_by_index_is_not_lost() {
-    for batches in [&[1], &[2], &[1, 1], &[2, 1], &[1, 2]] as [&[u64]; 5] {
+    for batches in [&[1], &[2], &[1, 1], &[2, 1]] as [&[u64]; 4] {
         notifications(EVENT_IDX, batches, ALL);
     }
 }
 
 #[test]
 fn a_notification_by_flags_is_not_lost() {
-    for batches in [&[1], &[2], &[1, 1], &[2, 1], &[1, 2]] as [&[u64]; 5] {
+    for batches in [&[1], &[2], &[1, 1], &[2, 1]] as [&[u64]; 4] {
         notifications(FLAGS, batches, ALL);
     }
 }
 
 #[test]
 fn an_interrupt_by_index_is_not_lost() {
-    for batches in [&[1], &[2], &[1, 1], &[2, 1], &[1, 2]] as [&[u64]; 5] {
+    for batches in [&[1], &[2], &[1, 1], &[1, 2]] as [&[u64]; 4] {
         interrupts(EVENT_IDX, batches, 1, ALL);
     }
 }
 
 #[test]
 fn an_interrupt_by_flags_is_not_lost() {
-    for batches in [&[1], &[2], &[1, 1], &[2, 1], &[1, 2]] as [&[u64]; 5] {
+    for batches in [&[1], &[2], &[1, 1], &[1, 2]] as [&[u64]; 4] {
         interrupts(FLAGS, batches, 1, ALL);
     }
 }
@@ -500,7 +506,7 @@ fn an_interrupt_for_two_by_index_is_not_lost() {
 
 #[test]
 fn an_interrupt_for_two_by_flags_is_not_lost() {
-    for batches in [&[2], &[1, 1], &[2, 1], &[1, 2]] as [&[u64]; 4] {
+    for batches in [&[2], &[1, 1], &[2, 1]] as [&[u64]; 3] {
         interrupts(FLAGS, batches, 2, ALL);
     }
 }
@@ -514,24 +520,24 @@ fn both_sides_sleep_and_wake() {
 
 #[test]
 fn both_sides_sleep_and_wake_with_two_in_flight() {
-    for mode in [EVENT_IDX, FLAGS, DIRECT] {
-        both(mode, &[2], ALL);
-    }
+    both(EVENT_IDX, &[2], ALL);
+    both(DIRECT, &[2], ALL);
+    both(FLAGS, &[2], FOUR);
 }
 
 #[test]
 fn both_sides_sleep_and_wake_again_by_index() {
-    both(EVENT_IDX, &[1, 1], THREE);
+    both(EVENT_IDX, &[1, 1], FOUR);
 }
 
 #[test]
 fn both_sides_sleep_and_wake_again_by_flags() {
-    both(FLAGS, &[1, 1], THREE);
+    both(FLAGS, &[1, 1], FOUR);
 }
 
 #[test]
 fn both_sides_sleep_and_wake_again_without_a_table() {
-    both(DIRECT, &[1, 1], THREE);
+    both(DIRECT, &[1, 1], FOUR);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 //! driver or device, reaches the same object. It comes into being with the first access, as zero; an [`AtomicU16`]
 //! has to be accessed once before there are threads.
 
+#![allow(clippy::panic, reason = "only tests come here")]
+
 extern crate std;
 
 use core::cell::{Cell, RefCell};

@@ -237,22 +237,17 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     ///
     /// The [`Violation`] by which the device broke the queue, now or earlier.
     pub fn pop(&mut self) -> Result<Option<Used<'_, M, T>>, Violation> {
-        if self.ring.is_exhausted() && self.broken.is_none() {
-            self.broken = self.ring.look().err();
-        }
-        if self.broken.is_none() && !self.ring.is_exhausted() {
-            if let Some(id) = self.pop_seen().map(|used| used.id) {
-                return Ok(self.used_slot(id));
-            }
+        if let Some(id) = self.pop_unless_broken().map(|used| used.id) {
+            return Ok(self.used_slot(id));
         }
         self.broken.map_or(Ok(None), Err)
     }
 
-    /// As [`pop`](Queue::pop), without a look at the device's index: of those chains that the last look has shown. `None`
-    /// also when the device broke the rules; `pop` tells.
+    /// As [`pop`](Queue::pop), for a fast path: `None` also when the device broke the rules, which
+    /// [`broken`](Queue::broken) tells.
     #[inline(always)]
-    pub fn pop_seen(&mut self) -> Option<Used<'_, M, T>> {
-        if self.ring.is_exhausted() {
+    pub fn pop_unless_broken(&mut self) -> Option<Used<'_, M, T>> {
+        if self.ring.is_exhausted() && !self.look() {
             return None;
         }
         let (id, written_bytes) = self.ring.take();
@@ -281,6 +276,15 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
             slot_memory: unsafe { SlotMemory::new(base, self.settings.contiguous_align.is_none()) },
             id: id as u16,
         })
+    }
+
+    /// Looks at the device's index, now that all is taken that the last look allowed. Whether there is more.
+    #[inline(never)]
+    fn look(&mut self) -> bool {
+        if self.broken.is_none() {
+            self.broken = self.ring.look().err();
+        }
+        self.broken.is_none() && !self.ring.is_exhausted()
     }
 
     /// The chain of a token, if the device has used it and nobody has taken it.

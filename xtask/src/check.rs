@@ -29,6 +29,11 @@ impl Observed {
         self.reports.push(report);
     }
 
+    /// All of it, in order.
+    pub(crate) fn reports(&self) -> &[Report] {
+        &self.reports
+    }
+
     /// Whether the kernel came to life at all.
     pub(crate) fn started(&self) -> bool {
         self.reports.iter().any(|report| matches!(report, Report::Started { .. }))

@@ -10,6 +10,9 @@ mod guest;
 mod image;
 mod progress;
 mod qemu;
+mod qmp;
+mod scenarios;
+mod session;
 mod tools;
 mod workspace;
 
@@ -23,7 +26,9 @@ use clap::Parser;
 enum Command {
     Run(commands::run::Options),
     Test(commands::test::Options),
+    Bench(commands::bench::Options),
     Miri(commands::miri::Options),
+    PowerCuts(commands::power_cuts::Options),
     Setup(commands::setup::Options),
 }
 
@@ -31,7 +36,9 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Run(options) => commands::run::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => commands::test::run(&options),
+        Command::Bench(options) => commands::bench::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Miri(options) => commands::miri::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::PowerCuts(options) => commands::power_cuts::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Setup(options) => commands::setup::run(&options).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

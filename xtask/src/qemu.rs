@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use duct::{Expression, ReaderHandle};
+use serde_json::Value;
 
 /// The program.
 pub(crate) const PROGRAM: &str = "qemu-system-riscv64";
@@ -39,15 +40,34 @@ pub(crate) struct Machine<'a> {
     pub(crate) kernel: &'a Path,
     /// What the kernel reads on its command line.
     pub(crate) arguments: &'a str,
-    /// The raw image of the disk.
-    pub(crate) disk: &'a Path,
+    /// What is behind the disk.
+    pub(crate) drive: Drive<'a>,
     /// How the disk is connected.
     pub(crate) transport: Transport,
     /// Further properties of the disk, `key=value` as in QEMU's `-device`.
     pub(crate) properties: &'a [String],
-    /// Whether the disk cannot be written.
-    pub(crate) read_only: bool,
+    /// Further arguments of QEMU, such as `-smp`.
+    pub(crate) extra: &'a [String],
 }
+
+/// What is behind a disk.
+#[derive(Clone, Copy)]
+pub(crate) enum Drive<'a> {
+    /// An image.
+    Image {
+        /// The file.
+        file: &'a Path,
+        /// Its format, as QEMU calls it.
+        format: &'a str,
+        /// Whether the disk cannot be written.
+        read_only: bool,
+    },
+    /// What QEMU's `-blockdev` makes of this, which names it [`NODE`].
+    Node(&'a Value),
+}
+
+/// The name of the disk's block node.
+pub(crate) const NODE: &str = "disk0";
 
 impl Machine<'_> {
     /// The command that starts it. Its serial port is the standard output.
@@ -56,12 +76,8 @@ impl Machine<'_> {
             Transport::Modern => "off",
             Transport::Legacy => "on",
         };
-        let read_only = if self.read_only { "on" } else { "off" };
-        // A comma ends an option's value unless it is doubled.
-        let file = self.disk.display().to_string().replace(',', ",,");
-        let device = ["virtio-blk-device,drive=disk0,serial=xtask"]
-            .into_iter()
-            .chain(self.properties.iter().map(String::as_str));
+        let device = format!("virtio-blk-device,drive={NODE},serial=xtask");
+        let device = [device.as_str()].into_iter().chain(self.properties.iter().map(String::as_str));
         let options: [(&str, String); 10] = [
             ("-machine", "virt".into()),
             ("-m", "256M".into()),
@@ -71,13 +87,31 @@ impl Machine<'_> {
             ("-bios", "default".into()),
             ("-append", self.arguments.into()),
             ("-global", format!("virtio-mmio.force-legacy={force_legacy}")),
-            ("-drive", format!("if=none,id=disk0,format=raw,readonly={read_only},file={file}")),
+            self.drive.option(),
             ("-device", device.collect::<Vec<_>>().join(",")),
         ];
         let mut arguments = vec!["-nodefaults".into(), "-no-reboot".into()];
         arguments.extend(options.into_iter().flat_map(|(option, value)| [option.into(), value]));
         arguments.extend(["-kernel".into(), self.kernel.display().to_string()]);
+        arguments.extend_from_slice(self.extra);
         duct::cmd(PROGRAM, arguments)
+    }
+}
+
+impl Drive<'_> {
+    /// The option that makes it, and its value.
+    fn option(&self) -> (&'static str, String) {
+        match self {
+            Self::Image { file, format, read_only } => {
+                let read_only = if *read_only { "on" } else { "off" };
+                // A comma ends an option's value unless it is doubled.
+                let file = file.display().to_string().replace(',', ",,");
+                let value =
+                    format!("if=none,id={NODE},format={format},cache=writeback,readonly={read_only},file={file}");
+                ("-drive", value)
+            }
+            Self::Node(node) => ("-blockdev", node.to_string()),
+        }
     }
 }
 
@@ -101,7 +135,19 @@ pub(crate) enum Cause {
 
 /// Runs a program, hands over each line that it prints as it comes, and kills it if it has not ended by the deadline.
 pub(crate) fn watch(command: &Expression, limit: Duration, mut line: impl FnMut(&str)) -> Result<Ending> {
-    let deadline = Instant::now() + limit;
+    watch_until(command, limit, |text| {
+        line(text);
+        None
+    })
+}
+
+/// The same, for who decides at a line how much longer the program may run: as long from now on as is returned.
+pub(crate) fn watch_until(
+    command: &Expression,
+    limit: Duration,
+    mut line: impl FnMut(&str) -> Option<Duration>,
+) -> Result<Ending> {
+    let mut deadline = Instant::now() + limit;
     let program = command.stdin_null().stderr_to_stdout().unchecked().reader().context("it could not be started")?;
     let program = Arc::new(program);
     // Bounded, so that a program that prints without end is held up and not kept in memory.
@@ -111,13 +157,14 @@ pub(crate) fn watch(command: &Expression, limit: Duration, mut line: impl FnMut(
 
     let mut last_lines = VecDeque::new();
     let mut take = |text: String| {
-        line(&text);
+        let left = line(&text);
         last_lines.push_back(text);
         if last_lines.len() > LAST_LINES {
             last_lines.pop_front();
         }
+        left.map(|left| Instant::now() + left)
     };
-    let cause = match take_until(&receiver, deadline, &mut take) {
+    let cause = match take_until(&receiver, &mut deadline, &mut take) {
         Taken::All => {
             let output = program.try_wait().context("asking how it ended")?;
             Cause::Exit(output.and_then(|output| output.status.code()))
@@ -125,7 +172,11 @@ pub(crate) fn watch(command: &Expression, limit: Duration, mut line: impl FnMut(
         Taken::Some => {
             program.kill().context("killing it at the deadline")?;
             // What was printed before it was killed, a last line without an end among it.
-            take_until(&receiver, Instant::now() + AFTERMATH, &mut take);
+            let mut aftermath = Instant::now() + AFTERMATH;
+            take_until(&receiver, &mut aftermath, &mut |text| {
+                take(text);
+                None
+            });
             Cause::Deadline(limit)
         }
     };
@@ -140,15 +191,19 @@ enum Taken {
     Some,
 }
 
-/// Takes lines until there are no more, or until the deadline.
-fn take_until(lines: &Receiver<String>, deadline: Instant, take: &mut impl FnMut(String)) -> Taken {
+/// Takes lines until there are no more, or until the deadline, which a line may move.
+fn take_until(
+    lines: &Receiver<String>,
+    deadline: &mut Instant,
+    take: &mut impl FnMut(String) -> Option<Instant>,
+) -> Taken {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Taken::Some;
         }
         match lines.recv_timeout(left) {
-            Ok(line) => take(line),
+            Ok(line) => *deadline = take(line).unwrap_or(*deadline),
             Err(RecvTimeoutError::Timeout) => return Taken::Some,
             Err(RecvTimeoutError::Disconnected) => return Taken::All,
         }
@@ -222,6 +277,14 @@ mod tests {
     }
 
     #[test]
+    fn a_line_can_move_the_deadline() {
+        let script = "echo now; exec sleep 1000";
+        let soon = |_: &str| Some(Duration::from_millis(300));
+        let ending = watch_until(&shell(script), Duration::from_secs(600), soon).unwrap();
+        assert!(matches!(ending.cause, Cause::Deadline(_)));
+    }
+
+    #[test]
     fn what_cannot_be_started_is_an_error() {
         let error = watch(&duct::cmd!("/nonexistent/program"), Duration::from_secs(1), |_| ()).unwrap_err();
         assert!(format!("{error:#}").contains("could not be started"), "{error:#}");
@@ -232,14 +295,15 @@ mod tests {
         let machine = Machine {
             kernel: Path::new("/k"),
             arguments: "demo=tour",
-            disk: Path::new("/a,b.img"),
+            drive: Drive::Image { file: Path::new("/a,b.img"), format: "raw", read_only: false },
             transport: Transport::Legacy,
             properties: &["queue-size=4".into()],
-            read_only: false,
+            extra: &["-smp".into(), "4".into()],
         };
         let command = format!("{:?}", machine.command());
         assert!(command.contains("file=/a,,b.img"), "{command}");
         assert!(command.contains("virtio-blk-device,drive=disk0,serial=xtask,queue-size=4"), "{command}");
         assert!(command.contains("force-legacy=on"), "{command}");
+        assert!(command.ends_with(r#""-smp", "4"])"#), "{command}");
     }
 }

@@ -30,11 +30,13 @@ pub(crate) enum Tool {
     Qemu,
     /// The firmware of the emulated machine.
     Firmware,
+    /// The program that makes and converts images.
+    QemuImg,
 }
 
 /// What every command but `miri` needs.
 pub(crate) const USUAL: &[Tool] =
-    &[Tool::BareTarget, Tool::Rustfmt, Tool::Clippy, Tool::MinimumRust, Tool::Qemu, Tool::Firmware];
+    &[Tool::BareTarget, Tool::Rustfmt, Tool::Clippy, Tool::MinimumRust, Tool::Qemu, Tool::Firmware, Tool::QemuImg];
 
 /// How a tool is got.
 enum Source {
@@ -58,6 +60,7 @@ impl Tool {
             Self::Miri => {
                 ("Miri and a nightly Rust".into(), "Miri finds undefined behaviour, and is part of nightly only")
             }
+            Self::QemuImg => ("qemu-img".into(), "the power cuts look into images of a kind that it reads"),
             Self::Qemu => (qemu::PROGRAM.into(), "the guest runs in this machine emulator"),
             Self::Firmware => (
                 format!("OpenSBI ({FIRMWARE})"),
@@ -93,7 +96,7 @@ impl Tool {
                 "--component",
                 "rust-src",
             ]),
-            Self::Qemu | Self::Firmware => Source::Package,
+            Self::Qemu | Self::Firmware | Self::QemuImg => Source::Package,
         }
     }
 
@@ -118,6 +121,7 @@ impl Tool {
                 works(&cargo_of("nightly", ["miri", "--version"]))
                     && sysroot.is_some_and(|sysroot| Path::new(&sysroot).join("lib/rustlib/src/rust/library").is_dir())
             }
+            Self::QemuImg => works(&duct::cmd!("qemu-img", "--version")),
             Self::Qemu => works(&duct::cmd!(qemu::PROGRAM, "--version")),
             Self::Firmware => read(&duct::cmd!(qemu::PROGRAM, "-L", "help"))
                 .is_some_and(|folders| folders.lines().any(|folder| Path::new(folder).join(FIRMWARE).is_file())),
@@ -190,16 +194,16 @@ const MANAGERS: [Manager; 7] = [
     Manager { program: "nix-shell", install: "nix-shell -p" },
 ];
 
-/// The emulator and its firmware.
+/// The emulator, its firmware and its images.
 pub(crate) const REQUIRED: &Packages = &Packages {
-    what: "QEMU for riscv64 and its firmware",
+    what: "QEMU for riscv64, its firmware and qemu-img",
     names: [
         // A name that several releases give to different packages.
-        &["qemu-system-riscv64", "opensbi"],
-        &["qemu-system-riscv"],
-        &["qemu-system-riscv", "qemu-system-riscv-firmware"],
-        &["qemu-extra"],
-        &["qemu-system-riscv64", "opensbi"],
+        &["qemu-system-riscv64", "opensbi", "qemu-utils"],
+        &["qemu-system-riscv", "qemu-img"],
+        &["qemu-system-riscv", "qemu-system-riscv-firmware", "qemu-img"],
+        &["qemu-extra", "qemu-tools"],
+        &["qemu-system-riscv64", "opensbi", "qemu-img"],
         &["qemu"],
         &["qemu"],
     ],

@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsString,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -31,6 +32,13 @@ pub(crate) fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Express
 /// A cargo command of another toolchain, in the workspace's folder.
 pub(crate) fn cargo_of<'a>(toolchain: &'a str, arguments: impl IntoIterator<Item = &'a str>) -> Expression {
     duct::cmd("rustup", ["run", toolchain, "cargo"].into_iter().chain(arguments)).dir(root())
+}
+
+/// A folder for images and the like, which may be deleted at any time.
+pub(crate) fn scratch_folder() -> Result<PathBuf> {
+    let folder = Metadata::read()?.target_folder()?.join("xtask");
+    fs::create_dir_all(&folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    Ok(folder)
 }
 
 /// Runs a command that shows its own output, and turns a failure into one message.

@@ -8,7 +8,7 @@ use core::fmt;
 /// ```
 /// use testing_guest::Arguments;
 ///
-/// let arguments: Arguments = "demo=tour seed=7 log=debug".parse()?;
+/// let arguments: Arguments = "demo=tour seed=7 rounds=3 log=debug".parse()?;
 /// assert_eq!((arguments.demo.as_str(), arguments.seed), ("tour", 7));
 /// assert_eq!(arguments.to_string().parse(), Ok(arguments));
 /// # Ok::<(), testing_guest::ArgumentsError>(())
@@ -19,20 +19,22 @@ pub struct Arguments {
     pub demo: String,
     /// Where the [`pattern`](crate::pattern) starts that written files are filled with.
     pub seed: u64,
+    /// How often a demonstration does what it does again and again.
+    pub rounds: u32,
     /// The most detailed level of log lines to print, in the words of the `log` crate.
     pub log: String,
 }
 
 impl Default for Arguments {
     fn default() -> Self {
-        Self { demo: "tour".into(), seed: 1, log: "info".into() }
+        Self { demo: "tour".into(), seed: 1, rounds: 32, log: "info".into() }
     }
 }
 
 impl fmt::Display for Arguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { demo, seed, log } = self;
-        write!(f, "demo={demo} seed={seed} log={log}")
+        let Self { demo, seed, rounds, log } = self;
+        write!(f, "demo={demo} seed={seed} rounds={rounds} log={log}")
     }
 }
 
@@ -47,6 +49,7 @@ impl core::str::FromStr for Arguments {
             match key {
                 "demo" => arguments.demo = value.into(),
                 "seed" => arguments.seed = value.parse().map_err(|_| unknown())?,
+                "rounds" => arguments.rounds = value.parse().map_err(|_| unknown())?,
                 "log" => arguments.log = value.into(),
                 _ => return Err(unknown()),
             }
@@ -63,7 +66,7 @@ pub struct ArgumentsError {
 
 impl fmt::Display for ArgumentsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "command line: `{}` is none of demo=NAME, seed=NUMBER, log=LEVEL", self.word)
+        write!(f, "command line: `{}` is none of demo=NAME, seed=NUMBER, rounds=NUMBER, log=LEVEL", self.word)
     }
 }
 
@@ -80,7 +83,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_named() {
-        for word in ["verbose", "seed=x", "seed=-1", "disk=3"] {
+        for word in ["verbose", "seed=x", "seed=-1", "rounds=x", "disk=3"] {
             let error = word.parse::<Arguments>().unwrap_err();
             assert!(error.to_string().contains(word), "{error}");
         }

@@ -6,8 +6,11 @@ mod console;
 mod demos;
 mod devices;
 mod fat;
+mod harts;
+mod interrupts;
 mod memory;
 mod panic;
+mod plic;
 mod power;
 mod sectors;
 mod time;
@@ -49,6 +52,8 @@ fn start(device_tree: *const u8) -> anyhow::Result<()> {
     // Nothing before this line may allocate.
     memory::set_up(&tree, blob)?;
     time::set_up(&tree);
+    plic::set_up(&tree);
+    interrupts::switch_on();
 
     let line = tree.chosen().bootargs().unwrap_or("");
     let arguments: Arguments = line.parse().context("the kernel's command line (QEMU's -append)")?;

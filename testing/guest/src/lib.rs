@@ -11,10 +11,15 @@
 extern crate alloc;
 
 mod arguments;
+mod checksum;
+pub mod dump;
+pub mod faults;
 mod hex;
+pub mod journal;
 pub mod pattern;
 mod report;
 
 pub use arguments::{Arguments, ArgumentsError};
+pub use checksum::checksum;
 pub use hex::hex;
 pub use report::{PREFIX, Report, ReportError};

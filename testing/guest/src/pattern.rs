@@ -3,12 +3,21 @@
 //! The kernel fills the files that it writes with them; the host, which chose the number, knows what must be in the
 //! image afterwards without asking the kernel.
 
-use alloc::vec::Vec;
+use alloc::{vec, vec::Vec};
 
 /// `count` bytes of the pattern that starts at `seed`. Different seeds give different patterns.
 pub fn bytes(seed: u64, count: usize) -> Vec<u8> {
-    let words = (0..).map(|index| word(seed, index).to_le_bytes());
-    words.flatten().take(count).collect()
+    let mut bytes = vec![0; count];
+    fill(seed, &mut bytes);
+    bytes
+}
+
+/// The same, in memory that is there.
+pub fn fill(seed: u64, bytes: &mut [u8]) {
+    for (index, chunk) in (0..).zip(bytes.chunks_mut(8)) {
+        let word = word(seed, index).to_le_bytes();
+        chunk.iter_mut().zip(word).for_each(|(to, from)| *to = from);
+    }
 }
 
 /// The word at `index`: the SplitMix64 generator, which is a function of the position alone.

@@ -21,7 +21,7 @@ pub const PREFIX: &str = "@@ ";
 /// assert_eq!(Report::parse(&line), Some(Ok(report)));
 /// assert_eq!(Report::parse("some text for people"), None);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Report {
     /// The kernel runs.
@@ -79,6 +79,89 @@ pub enum Report {
         bytes: u64,
         /// The SHA-256 of all of it, in hexadecimal digits.
         sha256: String,
+    },
+    /// What a request costs, on average.
+    Cost {
+        /// Which driver.
+        driver: String,
+        /// How many requests were in flight.
+        depth: u32,
+        /// The instructions to submit one, its share of publishing and notifying included.
+        submit_instructions: f64,
+        /// The instructions to take one back.
+        complete_instructions: f64,
+        /// The notifications of the device.
+        notifications: f64,
+    },
+    /// How many interrupts requests took.
+    Interrupts {
+        /// How many requests were in flight.
+        depth: u32,
+        /// How many requests were done.
+        requests: u32,
+        /// How many interrupts there were for them.
+        interrupts: u32,
+        /// How many notifications of the device.
+        notifications: u32,
+    },
+    /// A request failed, as it should; the others of its batch did not.
+    RequestFailed {
+        /// What was asked for.
+        operation: String,
+        /// The sector that its error named.
+        sector: u64,
+        /// How many others there were.
+        succeeded: u32,
+    },
+    /// The kernel waits for the host to change the size of the disk.
+    Waiting {
+        /// The size that it knows.
+        capacity_sectors: u64,
+    },
+    /// The disk has changed its size.
+    Resized {
+        /// The size before.
+        old_sectors: u64,
+        /// The size now.
+        new_sectors: u64,
+    },
+    /// A block of the [`journal`](crate::journal) was written, and, if that is asked for, the flush after it was `Ok`.
+    Journaled {
+        /// Its number.
+        block: u64,
+    },
+    /// After a panic, the [`dump`](crate::dump) was written.
+    Dumped {
+        /// Where to.
+        sector: u64,
+    },
+    /// What the tasks of one hart did with its queue.
+    Queue {
+        /// The index of the queue.
+        queue: u16,
+        /// How many requests tasks have waited for to the end.
+        requests: u64,
+        /// How many were dropped before.
+        dropped: u64,
+        /// How many notifications of the device there were.
+        notifications: u64,
+        /// The most requests that were in flight at once.
+        depth: u16,
+        /// The first of the blocks of 4096 bytes that are this hart's.
+        first_block: u64,
+        /// How many they are.
+        blocks: u64,
+        /// The sum of the [`checksum`](crate::checksum())s of what the tasks last read from them.
+        checksum: u64,
+    },
+    /// What the tasks of all harts did.
+    Tasks {
+        /// How many requests they have waited for to the end.
+        requests: u64,
+        /// How many interrupts there were for them.
+        interrupts: u64,
+        /// The sum of the checksums.
+        checksum: u64,
     },
     /// The demonstration did all that it was asked to.
     Finished,

@@ -6,25 +6,27 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use testing_guest::{Arguments, Report};
+use testing_guest::Arguments;
 
 use crate::{
     check::{self, Expected, Observed},
     fat::Contents,
     guest,
     image::{self, Format},
-    progress::{Progress, human_bytes},
-    qemu::{self, Cause, Ending, Machine, Transport},
+    progress::Progress,
+    qemu::{Drive, Machine, Transport},
+    scenarios, session,
     tools::{self, Tool},
-    workspace::Metadata,
+    workspace,
 };
 
 /// Boot the guest kernel in QEMU with a disk, and check in the image that every byte arrived.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(crate) struct Options {
-    /// What the guest does: `tour`, or one of the mistakes `panic`, `trap` and `hang`, to see how those end.
+    /// What the guest does: `tour`; `async`, `errors`, `resize` or `crash`, each with a disk of its own; or one of the
+    /// mistakes `panic`, `trap` and `hang`, to see how those end.
     #[arg(long, value_name = "NAME", default_value = "tour")]
     pub(crate) demo: String,
 
@@ -61,6 +63,10 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) read_only: bool,
 
+    /// How often each task of `async` does something.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(crate) rounds: u32,
+
     /// End the guest after so many seconds. Without this: a minute, and a second for each mebibyte of the disk.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
@@ -86,10 +92,30 @@ impl Default for Options {
             queue_size: None,
             property: Vec::new(),
             read_only: false,
+            rounds: 32,
             timeout: None,
             log: "info".into(),
             verbose: false,
         }
+    }
+}
+
+impl Options {
+    /// What the guest reads on its command line.
+    pub(crate) fn arguments(&self, seed: u64) -> String {
+        let Self { demo, rounds, log, .. } = self.clone();
+        Arguments { demo, seed, rounds, log }.to_string()
+    }
+
+    /// The properties of QEMU's disk.
+    pub(crate) fn properties(&self) -> Vec<String> {
+        let queue_size = self.queue_size.map(|size| format!("queue-size={size}"));
+        self.property.iter().cloned().chain(queue_size).collect()
+    }
+
+    /// How long the guest may take, if the user says nothing else.
+    pub(crate) fn limit(&self, seconds: u64) -> Duration {
+        Duration::from_secs(self.timeout.unwrap_or(seconds))
     }
 }
 
@@ -100,6 +126,10 @@ fn parse_queue_size(text: &str) -> Result<u16, String> {
 
 /// Boots and checks; an error says what is wrong.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(scenario) = scenarios::find(&options.demo) {
+        ensure!(options.disk.is_none(), "--disk is for the tour: the demo {} has a disk of its own", options.demo);
+        return scenario(options);
+    }
     // What the user gave is looked at first, before anything is installed or built.
     let original = options.disk.as_deref().map(|disk| image::inspect(disk, options.in_place)).transpose()?;
     let contents = original.as_deref().map(Contents::read).transpose()?;
@@ -111,9 +141,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let kernel = guest::build()?;
 
     let seed = seed();
-    let mut observed = Observed::default();
-    let ending = boot(options, &kernel, &disk, seed, &mut observed)?;
-    judge(&ending, &observed)?;
+    let observed = boot(options, &kernel, &disk, seed)?;
 
     let expected = Expected { before: &before, fsck_before, seed, read_only: options.read_only };
     let rows = {
@@ -134,8 +162,7 @@ fn prepare(options: &Options, original: Option<&Path>) -> Result<PathBuf> {
     if let Some(original) = original.filter(|_| options.in_place) {
         return Ok(original.to_path_buf());
     }
-    let folder = Metadata::read()?.target_folder()?.join("xtask");
-    fs::create_dir_all(&folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    let folder = workspace::scratch_folder()?;
     match original {
         Some(original) => {
             let name = original.file_name().context("an image has a name")?;
@@ -151,84 +178,31 @@ fn prepare(options: &Options, original: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
-/// Runs the machine until it ends, showing what the guest prints and noting what it reports.
-fn boot(options: &Options, kernel: &Path, disk: &Path, seed: u64, observed: &mut Observed) -> Result<Ending> {
+/// Runs the machine until it ends.
+fn boot(options: &Options, kernel: &Path, disk: &Path, seed: u64) -> Result<Observed> {
     let bytes = fs::metadata(disk).with_context(|| format!("looking at {}", disk.display()))?.len();
-    let seconds = options.timeout.unwrap_or(60 + (bytes >> 20));
-    let arguments = Arguments { demo: options.demo.clone(), seed, log: options.log.clone() }.to_string();
-    let mut properties = options.property.clone();
-    properties.extend(options.queue_size.map(|size| format!("queue-size={size}")));
     let machine = Machine {
         kernel,
-        arguments: &arguments,
-        disk,
+        arguments: &options.arguments(seed),
+        drive: Drive::Image { file: disk, format: "raw", read_only: options.read_only },
         transport: options.transport,
-        properties: &properties,
-        read_only: options.read_only,
+        properties: &options.properties(),
+        extra: &[],
     };
-
-    let progress = Progress::new("booting the guest");
-    let mut damaged = None;
-    let ending = qemu::watch(&machine.command(), Duration::from_secs(seconds), |line| match Report::parse(line) {
-        Some(Ok(report)) => {
-            progress.say(activity(&report));
-            observed.note(report);
-        }
-        Some(Err(error)) => damaged = damaged.take().or(Some(error)),
-        // Before the kernel reports that it runs, it is the firmware that prints.
-        None if observed.started() || options.verbose => progress.print(line),
-        None => (),
-    });
-    drop(progress);
-    let ending = ending.with_context(|| format!("running {}", qemu::PROGRAM))?;
-    match damaged {
-        Some(error) => Err(error.into()),
-        None => Ok(ending),
-    }
-}
-
-/// What the guest is doing after a report, for the line at the bottom.
-fn activity(report: &Report) -> String {
-    match report {
-        Report::Progress { done_bytes, total_bytes } => {
-            format!("reading the whole disk: {} of {}", human_bytes(*done_bytes), human_bytes(*total_bytes))
-        }
-        Report::Read { path, .. } => format!("read {path}"),
-        Report::Written { path, .. } => format!("wrote {path}"),
-        Report::WholeDisk { .. } => "shutting down".into(),
-        _ => "the guest runs".into(),
-    }
-}
-
-/// Turns a machine that did not end well into one message.
-fn judge(ending: &Ending, observed: &Observed) -> Result<()> {
-    let what = match (&ending.cause, observed.failure()) {
-        (Cause::Exit(Some(0)), None) if observed.finished() => return Ok(()),
-        (_, Some(reason)) => bail!("the guest gave up: {reason}"),
-        (Cause::Deadline(limit), _) => {
-            format!(
-                "the guest had not ended by the deadline of {} s (set by --timeout) and was killed",
-                limit.as_secs()
-            )
-        }
-        (Cause::Exit(Some(0)), None) => "the guest ended, but did not say that it was done".into(),
-        (Cause::Exit(Some(code)), None) if observed.started() => format!("the guest failed (exit code {code})"),
-        (Cause::Exit(Some(code)), None) => format!("QEMU or the guest failed at the start (exit code {code})"),
-        (Cause::Exit(None), None) => "QEMU was ended by a signal".into(),
-    };
-    bail!("{what}; the last lines were:\n  {}", ending.last_lines.join("\n  "))
+    let (ending, observed) =
+        session::observe(&machine, options.limit(60 + (bytes >> 20)), options.verbose, |_| Ok(()))?;
+    session::judge(&ending, &observed)?;
+    Ok(observed)
 }
 
 /// A number that differs from run to run, so that what an earlier run wrote cannot be taken for this one's.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_secs() ^ u64::from(now.subsec_nanos()) << 32
 }
 
 #[cfg(test)]
 mod tests {
-    use std::slice::from_ref;
-
     use super::*;
 
     #[test]
@@ -249,26 +223,5 @@ mod tests {
         }
         let line: Line = clap::Parser::parse_from(["run"]);
         assert_eq!(line.options, Options::default());
-    }
-
-    fn judged(cause: Cause, reports: &[Report]) -> String {
-        let mut observed = Observed::default();
-        reports.iter().for_each(|report| observed.note(report.clone()));
-        let ending = Ending { cause, last_lines: vec!["the last line".into()] };
-        judge(&ending, &observed).map_or_else(|error| error.to_string(), |()| "good".into())
-    }
-
-    #[test]
-    fn only_a_guest_that_says_so_is_done() {
-        let started = Report::Started { demo: "tour".into() };
-        let failed = Report::Failed { reason: "no disk".into() };
-        assert_eq!(judged(Cause::Exit(Some(0)), &[started.clone(), Report::Finished]), "good");
-        assert!(judged(Cause::Exit(Some(0)), from_ref(&started)).contains("did not say"));
-        assert!(judged(Cause::Exit(Some(1)), &[started.clone(), Report::Finished]).contains("exit code 1"));
-        assert!(judged(Cause::Exit(Some(1)), &[started.clone(), failed]).contains("no disk"));
-        assert!(judged(Cause::Exit(Some(1)), &[]).contains("at the start"));
-        assert!(judged(Cause::Exit(None), from_ref(&started)).contains("signal"));
-        let deadline = judged(Cause::Deadline(Duration::from_secs(7)), &[started]);
-        assert!(deadline.contains("deadline of 7 s") && deadline.contains("the last line"), "{deadline}");
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{miri, run};
+use super::{miri, power_cuts, run};
 use crate::{
     image::Format,
     qemu::Transport,
@@ -36,6 +36,8 @@ struct Step {
 
 /// What a step needs that starts the guest.
 const GUEST: &[Tool] = &[Tool::BareTarget, Tool::Qemu, Tool::Firmware];
+/// The same, and looks into images.
+const CUTS: &[Tool] = &[Tool::BareTarget, Tool::Qemu, Tool::Firmware, Tool::QemuImg];
 
 /// Runs all steps.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
@@ -85,6 +87,11 @@ fn steps(full: bool) -> Result<Vec<Step>> {
             partitioned: true,
             ..Default::default()
         }),
+        demo("guest, four harts and queues, tasks", "async", Transport::Modern),
+        demo("guest, errors of the disk", "errors", Transport::Modern),
+        demo("guest, a disk that changes its size", "resize", Transport::Modern),
+        demo("guest, a dump after a panic", "crash", Transport::Modern),
+        power_cuts(5),
     ]);
     if full {
         steps.extend([
@@ -95,6 +102,11 @@ fn steps(full: bool) -> Result<Vec<Step>> {
                 queue_size: Some(4),
                 ..Default::default()
             }),
+            demo("guest, four harts and queues, tasks, legacy", "async", Transport::Legacy),
+            demo("guest, errors of the disk, legacy", "errors", Transport::Legacy),
+            demo("guest, a disk that changes its size, legacy", "resize", Transport::Legacy),
+            demo("guest, a dump after a panic, legacy", "crash", Transport::Legacy),
+            power_cuts(100),
             bad_guest("guest that panics", "panic", "exit code 1"),
             bad_guest("guest that traps", "trap", "load access fault"),
             bad_guest("guest that hangs", "hang", "by the deadline"),
@@ -115,6 +127,18 @@ fn step(name: impl Into<String>, tools: &'static [Tool], check: impl Fn() -> Res
 /// A step that boots the guest.
 fn guest(name: &str, options: impl Fn() -> run::Options + 'static) -> Step {
     step(name, GUEST, move || run::run(&options()))
+}
+
+/// A step that boots a guest for one of the demonstrations with a disk of its own.
+fn demo(name: &str, demo: &'static str, transport: Transport) -> Step {
+    guest(name, move || run::Options { demo: demo.into(), transport, ..Default::default() })
+}
+
+/// A step that cuts the power so often.
+fn power_cuts(rounds: u32) -> Step {
+    step(format!("{rounds} power cuts"), CUTS, move || {
+        power_cuts::run(&power_cuts::Options { rounds, transport: Transport::Modern })
+    })
 }
 
 /// A step that boots a guest that makes a mistake, which must end the command with an error that says `reason`.

@@ -6,14 +6,29 @@ use alloc::{
     vec::Vec,
 };
 
-use anyhow::Context;
-use virtio_blk::{BlockFeatures, CacheMode, EraseLimits, Options};
-use virtio_transport::{DeviceTree, DeviceType, Interface, MemoryMapped, Mmio, MmioNode, Transport};
+use anyhow::{Context, ensure};
+use virtio_blk::{BlockFeatures, Buffer, CacheMode, EraseLimits, Options, Setup};
+use virtio_transport::{
+    DeviceTree, DeviceType, Interface, MemoryMapped, Mmio, MmioNode, MmioNotifier, Region, Transport,
+};
 
-use super::{memory::KernelMemory, time::patiently};
+use super::{
+    interrupts::{self, Line, asleep},
+    memory::KernelMemory,
+    time::patiently,
+};
 
 /// A disk behind memory-mapped registers.
 pub(super) type Disk = virtio_blk::Disk<Mmio<MemoryMapped>, KernelMemory>;
+
+/// The same, with requests that own their buffers.
+pub(super) type DiskOwning<B> = virtio_blk::Disk<Mmio<MemoryMapped>, KernelMemory, B>;
+
+/// A queue of such a disk, whose requests own their buffers.
+pub(super) type DiskQueue<B> = virtio_blk::Queue<KernelMemory, MmioNotifier<MemoryMapped>, B>;
+
+/// A disk without its queue.
+pub(super) type Handle = virtio_blk::Device<Mmio<MemoryMapped>, KernelMemory>;
 
 /// Where a disk is.
 pub(super) struct Place<'a> {
@@ -50,10 +65,49 @@ impl Place<'_> {
         self.node.region.address
     }
 
+    /// Where the registers are.
+    pub(super) fn region(&self) -> Region {
+        self.node.region
+    }
+
     /// Starts the driver.
     pub(super) fn open(&self) -> anyhow::Result<Disk> {
+        self.open_with(&Options::default())
+    }
+
+    /// Starts the driver, for a queue whose requests own their buffers.
+    pub(super) fn open_with<B: Buffer>(
+        &self,
+        options: &Options,
+    ) -> anyhow::Result<virtio_blk::Disk<Mmio<MemoryMapped>, KernelMemory, B>> {
         let device = probe(&self.node)?.context("the slot was empty at the second look")?;
-        Disk::open(device, KernelMemory, &Options::default(), &mut patiently()).context("starting the driver")
+        virtio_blk::Disk::open(device, KernelMemory, options, &mut patiently()).context("starting the driver")
+    }
+
+    /// Starts the driver with as many queues as the options say.
+    pub(super) fn open_queues<B: Buffer>(&self, options: &Options) -> anyhow::Result<(Handle, Vec<DiskQueue<B>>)> {
+        let device = probe(&self.node)?.context("the slot was empty at the second look")?;
+        let mut setup =
+            Setup::negotiate(device, KernelMemory, options, &mut patiently()).context("starting the driver")?;
+        let (found, wanted) = (setup.num_queues(), options.queues);
+        ensure!(found == wanted, "the disk has {found} queues, expected {wanted} (QEMU: num-queues={wanted})");
+        let queues = (0..wanted).map(|index| setup.add_queue().with_context(|| format!("queue {index}")));
+        let queues = queues.collect::<Result<_, _>>()?;
+        Ok((setup.start(), queues))
+    }
+
+    /// Lets the device interrupt this hart, for each batch of requests that is done.
+    pub(super) fn use_interrupts<B: Buffer>(&self, disk: &mut DiskOwning<B>) -> anyhow::Result<&'static Line> {
+        let line = self.attach(disk.device())?;
+        disk.queue().use_interrupts(1);
+        Ok(line)
+    }
+
+    /// Connects the device's interrupt to this hart.
+    pub(super) fn attach(&self, device: &Handle) -> anyhow::Result<&'static Line> {
+        let number = self.node.interrupt.and_then(|interrupt| interrupt.number());
+        let number = number.context("the device tree names no interrupt for the disk")?;
+        interrupts::attach(number, device.interrupt().context("the device was reset")?)
     }
 
     /// Prints what the disk is.
@@ -125,11 +179,11 @@ fn erase_limits(limits: EraseLimits) -> String {
     format!("{max_sectors} sectors at most, {max_segments} ranges at most, alignment {alignment_sectors} sectors")
 }
 
-/// Makes what was written safe from a power cut.
+/// Makes what was written safe from a power cut. The disk uses interrupts.
 pub(super) fn flush(disk: &mut Disk) -> anyhow::Result<()> {
     if !disk.info().features.contains(BlockFeatures::FLUSH) {
         // A disk without the command has no cache to lose anything from.
         return Ok(());
     }
-    disk.flush(&mut patiently()).context("flush")
+    disk.flush(&mut asleep()).context("flush")
 }

@@ -46,6 +46,11 @@ pub(super) fn set_up(tree: &Fdt<'_>, blob: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes the allocator's lock and never gives it back, as a crash in the middle of an allocation would.
+pub(super) fn seize() {
+    core::mem::forget(HEAP.lock());
+}
+
 /// What is left of `range` without `hole`: the part before and the part behind it, those that are not empty.
 fn without(range: Range<usize>, hole: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let before = range.start..range.end.min(hole.start);

@@ -6,7 +6,7 @@ use core::{cell::RefCell, fmt};
 use embedded_sdmmc::{Block, BlockCount, BlockDevice, BlockIdx};
 use virtio_blk::Error;
 
-use super::{devices::Disk, time::patiently};
+use super::{devices::Disk, interrupts::asleep};
 
 /// The contents of a sector.
 pub(super) type Sector = [u8; 512];
@@ -42,7 +42,7 @@ impl<'d> Sectors<'d> {
     pub(super) fn read_one(&self, sector: u64) -> Result<Sector, Error> {
         let mut contents = [0; 512];
         self.with_block(sector, |disk, first, block, offset| {
-            disk.read(first, block, &mut patiently())?;
+            disk.read(first, block, &mut asleep())?;
             contents.copy_from_slice(&block[offset..offset + 512]);
             Ok(())
         })?;
@@ -54,10 +54,10 @@ impl<'d> Sectors<'d> {
         self.with_block(sector, |disk, first, block, offset| {
             // A disk with larger blocks writes whole ones only: read what is around the sector.
             if block.len() > 512 {
-                disk.read(first, block, &mut patiently())?;
+                disk.read(first, block, &mut asleep())?;
             }
             block[offset..offset + 512].copy_from_slice(contents);
-            disk.write(first, block, &mut patiently())
+            disk.write(first, block, &mut asleep())
         })
     }
 

@@ -24,6 +24,34 @@ pub(super) fn set_up(tree: &Fdt<'_>) {
     }
 }
 
+/// A moment after which the kernel does not wait any more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    ticks: u64,
+}
+
+impl Deadline {
+    /// So far away that a device that has not answered by then has failed.
+    pub(super) fn patient() -> Self {
+        Self { ticks: ticks() + PATIENCE.as_secs() * TICKS_PER_SECOND.load(Ordering::Relaxed) }
+    }
+
+    /// Whether it has passed.
+    pub(super) fn has_passed(self) -> bool {
+        ticks() >= self.ticks
+    }
+
+    /// Asks the firmware for a timer interrupt when it passes, on this hart. There is one timer: the last call counts.
+    pub(super) fn arm(self) {
+        sbi_rt::set_timer(self.ticks);
+    }
+
+    /// Asks for no timer interrupt, and takes back one that is pending.
+    pub(super) fn disarm() {
+        sbi_rt::set_timer(u64::MAX);
+    }
+}
+
 /// Ticks since the machine was switched on.
 fn ticks() -> u64 {
     time::read64()
@@ -56,8 +84,8 @@ impl Stopwatch {
     }
 }
 
-/// Waits for a device: looks again and again, and gives up after [`PATIENCE`]. A kernel with other things to do would
-/// do them here.
+/// Waits for a device: looks again and again, and gives up after [`PATIENCE`]. For what a device does without an
+/// interrupt, such as a reset.
 pub(super) fn patiently() -> impl Wait {
     let watch = Stopwatch::start();
     move || {

@@ -16,6 +16,7 @@ use testing_guest::{Arguments, Report, hex, pattern};
 use crate::kernel::{
     devices::{self, Disk},
     fat::{Entry, Volume},
+    interrupts::{self, asleep},
     time::{Stopwatch, patiently},
 };
 
@@ -37,12 +38,15 @@ pub(super) fn run(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<(
         let address = place.address();
         visit(arguments, place).with_context(|| format!("disk at {address:#x}"))?;
     }
+    let (interrupts, sleeps) = interrupts::counts();
+    println!("interrupts: {interrupts} were taken, and the processor slept {sleeps} times until one came");
     Ok(())
 }
 
 fn visit(arguments: &Arguments, place: &devices::Place) -> anyhow::Result<()> {
     let mut disk = place.open()?;
     place.describe(&mut disk)?;
+    place.use_interrupts(&mut disk)?;
     let capacity_sectors = disk.info().capacity_sectors;
     let read_only = disk.info().read_only;
     report!(Report::Disk { address: place.address(), capacity_sectors });
@@ -196,7 +200,7 @@ fn read_disk(disk: &mut Disk, capacity_sectors: u64) -> anyhow::Result<()> {
         let count = usize::try_from(total_bytes - done_bytes).unwrap_or(usize::MAX).min(LARGE_READ_BYTES);
         let part = buffer.get_mut(..count).context("a part is not longer than the buffer")?;
         let request = Stopwatch::start();
-        disk.read(done_bytes / 512, part, &mut patiently())
+        disk.read(done_bytes / 512, part, &mut asleep())
             .with_context(|| format!("reading {count} bytes at sector {}", done_bytes / 512))?;
         reading += request.elapsed();
         digest.update(part);

@@ -1,0 +1,54 @@
+//! What the guest does on a disk of its own, and what the host then checks: one file per demonstration.
+
+mod crash;
+mod errors;
+mod resize;
+mod tasks;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    commands::run::Options,
+    guest,
+    qemu::Drive,
+    tools::{self, Tool},
+    workspace,
+};
+
+/// Runs a demonstration, and checks it.
+pub(crate) type Scenario = fn(&Options) -> Result<()>;
+
+/// The demonstration of this name, if it is one of these.
+pub(crate) fn find(demo: &str) -> Option<Scenario> {
+    match demo {
+        "async" => Some(tasks::run),
+        "errors" => Some(errors::run),
+        "resize" => Some(resize::run),
+        "crash" => Some(crash::run),
+        _ => None,
+    }
+}
+
+/// Builds the kernel, after getting what is missing for it and for starting it.
+pub(crate) fn kernel() -> Result<PathBuf> {
+    tools::ensure_all(&[Tool::BareTarget, Tool::Qemu, Tool::Firmware])?;
+    guest::build()
+}
+
+/// Makes a raw image of zeros.
+fn blank(name: &str, bytes: u64) -> Result<PathBuf> {
+    let image = workspace::scratch_folder()?.join(name);
+    let made = File::create(&image).and_then(|file| file.set_len(bytes));
+    made.with_context(|| format!("making the image {}", image.display()))?;
+    Ok(image)
+}
+
+/// A disk of a raw image.
+fn raw(file: &Path) -> Drive<'_> {
+    Drive::Image { file, format: "raw", read_only: false }
+}
