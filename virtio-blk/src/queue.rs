@@ -80,6 +80,7 @@ struct Durability {
 
 impl Durability {
     /// Takes note of a request that went well. Of a flush, `sector` is the number of writes before it.
+    #[inline(always)]
     fn note(&mut self, operation: Operation, sector: u64) {
         match operation {
             Operation::Write => self.writes += 1,
@@ -343,10 +344,14 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     pub fn poll(&mut self) -> Result<Option<Completion<B>>, Error> {
         if self.first_done.is_none() {
             if let Some(mut used) = self.ring.pop_unless_broken() {
-                let (token, owner) = note(&mut used, &mut self.durability);
-                if owner == Owner::Poller && used.attachment().ending == Ending::OK {
+                // Read once: what the device writes there from now on is of no interest.
+                let status = used.slot().load_u8::<{ slot::STATUS }>();
+                let pending = used.attachment();
+                if pending.owner == Owner::Poller && status == RequestStatus::OK.0 {
+                    self.durability.note(pending.operation, pending.sector);
                     return Ok(Some(completion(used, Ok(()))));
                 }
+                let (token, owner) = note(&mut used, &mut self.durability, status);
                 return self.poll_slowly(Some((token, owner)));
             }
         }
@@ -449,7 +454,8 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     pub(crate) fn notice(&mut self) -> Result<Option<(Token, Owner)>, Error> {
         loop {
             if let Some(mut used) = self.ring.pop().map_err(Error::Violation)? {
-                return Ok(Some(note(&mut used, &mut self.durability)));
+                let status = used.slot().load_u8::<{ slot::STATUS }>();
+                return Ok(Some(note(&mut used, &mut self.durability, status)));
             }
             if !self.look_again() {
                 return Ok(None);
@@ -684,13 +690,15 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
 
 /// Takes note of what the device has left as the status of a request.
 #[inline(always)]
-fn note<M: Memory, B: Buffer>(used: &mut Used<'_, M, Pending<B>>, durability: &mut Durability) -> (Token, Owner) {
-    // Read once: what the device writes there from now on is of no interest.
-    let status = used.slot().load_u8::<{ slot::STATUS }>();
+fn note<M: Memory, B: Buffer>(
+    used: &mut Used<'_, M, Pending<B>>,
+    durability: &mut Durability,
+    status: u8,
+) -> (Token, Owner) {
     let token = used.token();
     let pending = used.attachment();
     pending.ending = Ending::Status(status);
-    if pending.operation != Operation::Read && status == RequestStatus::OK.0 {
+    if status == RequestStatus::OK.0 {
         durability.note(pending.operation, pending.sector);
     }
     (token, pending.owner)

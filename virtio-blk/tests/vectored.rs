@@ -81,7 +81,7 @@ fn buffers_that_fit_into_one_request_are_one_request() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().build(&memory);
     let mut disk = open(&device, &memory, &defaults());
-    let parts: Vec<_> = (0..16).map(|seed| Placed::filled(0, 64, seed)).collect();
+    let parts: Vec<_> = (0..8).map(|seed| Placed::filled(0, 64, seed)).collect();
     let slices: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
     disk.write_vectored(0, &slices, &mut Spin).unwrap();
     assert_eq!((device.counts().writes, device.counts().notifications), (1, 1));

@@ -127,7 +127,8 @@ impl<'q, M: Memory, T: Attachment> Chain<'q, M, T> {
         };
         let mut left = piece.bytes;
         while left > 0 {
-            let bytes = u32::try_from(left).unwrap_or(u32::MAX).min(self.segment_max_bytes);
+            // At the most `segment_max_bytes`, so it is not cut off.
+            let bytes = left.min(self.segment_max_bytes as usize) as u32;
             segment.bytes = bytes;
             if let Err(error) = self.push(segment) {
                 // The mapping of a segment that was recorded ends with the chain; this one's ends here.
@@ -160,14 +161,17 @@ impl<'q, M: Memory, T: Attachment> Chain<'q, M, T> {
             return Err(ChainError::TooManyDescriptors { max: self.chain_max });
         }
         self.bytes += u64::from(segment.bytes);
-        if let Some(recorded) = self.segments.get_mut(usize::from(self.count)) {
-            *recorded = segment;
+        let table = self.table_entry(self.count);
+        if M::UNMAPS || table.is_none() {
+            if let Some(recorded) = self.segments.get_mut(usize::from(self.count)) {
+                *recorded = segment;
+            }
         }
         self.count += 1;
-        if let Some(table) = self.table_entry(self.count - 1) {
+        if let Some(entry) = table {
             let address = segment.device_address;
-            table.at(0).address.store(if self.little_endian { address.to_le() } else { address });
-            table.at(0).rest.store(descriptor_rest(self.little_endian, segment.bytes, flags, self.count));
+            entry.at(0).address.store(if self.little_endian { address.to_le() } else { address });
+            entry.at(0).rest.store(descriptor_rest(self.little_endian, segment.bytes, flags, self.count));
         }
         self.last = (segment.bytes, flags);
         Ok(())
@@ -244,7 +248,7 @@ impl<M: Memory, T: Attachment> Ready<'_, M, T> {
         let slot = &mut *chain.slot;
         // SAFETY: it is a place for such a value. Nothing is dropped that was there before, as the slot was free.
         unsafe { core::ptr::from_mut(&mut slot.attachment).write(Some(attachment)) };
-        slot.written_bytes = u32::try_from(chain.writable_bytes).unwrap_or(u32::MAX);
+        slot.written_bytes = chain.writable_bytes;
         slot.segments = count;
         slot.state = State::InFlight;
         *chain.in_flight += 1;
@@ -261,6 +265,6 @@ impl<M: Memory, T: Attachment> Drop for Chain<'_, M, T> {
                 unsafe { segment.unmap(self.memory) };
             }
         }
-        self.ring.release(self.id, 1);
+        self.ring.release(self.id);
     }
 }

@@ -89,6 +89,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     /// [`QueueSetupError`] for a size or a chain length that no queue has, or when the kernel has no memory. Nothing
     /// stays allocated.
     pub fn new(memory: M, settings: Settings) -> Result<Self, QueueSetupError> {
+        let settings = Settings { segment_max_bytes: settings.segment_max_bytes.max(1), ..settings };
         let Settings { size, chain_max, .. } = settings;
         if !size.is_power_of_two() || !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&size) {
             return Err(QueueSetupError::Size { size });
@@ -193,7 +194,11 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         let Some(slot) = self.slots.get_mut(index) else {
             return Err(ChainError::Full);
         };
-        let segments = if self.recorded == 0 { &mut [] } else { recorded(&mut self.segments, index, self.recorded) };
+        let segments: &mut [Segment] = if M::UNMAPS || !self.settings.indirect {
+            recorded(&mut self.segments, index, self.recorded)
+        } else {
+            &mut []
+        };
         // SAFETY: `id` is less than the number of slots, for each of which `shared` has `slot_stride` bytes.
         let base = unsafe { self.shared.start().add(index * self.slot_stride) };
         Ok(Chain {
@@ -211,7 +216,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
             },
             segments,
             chain_max: self.settings.chain_max,
-            segment_max_bytes: self.settings.segment_max_bytes.max(1),
+            segment_max_bytes: self.settings.segment_max_bytes,
             little_endian: self.settings.contiguous_align.is_none(),
             in_flight: &mut self.in_flight,
             id,
@@ -264,12 +269,12 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         // here, the slot stays in flight: its buffers are leaked, or given back after a reset.
         unsafe { unmap(&self.memory, &mut self.segments, index * self.recorded, slot.segments) };
         slot.state = State::Used;
-        slot.written_bytes = slot.written_bytes.min(written_bytes);
+        slot.written_bytes = slot.written_bytes.min(u64::from(written_bytes));
         self.in_flight -= 1;
         // SAFETY: the index is one of a slot, for each of which `shared` has `slot_stride` bytes.
         let base = unsafe { self.shared.start().add(index * self.slot_stride) };
         Some(Used {
-            descriptors: if self.settings.indirect { 1 } else { slot.segments },
+            indirect: self.settings.indirect,
             ring: &mut self.ring,
             slot,
             // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
@@ -300,14 +305,13 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         let slot = self.slots.get_mut(index).filter(|slot| slot.state == State::Used)?;
         // SAFETY: `id` is less than the number of slots, for each of which `shared` has `slot_stride` bytes.
         let base = unsafe { self.shared.start().add(index * self.slot_stride) };
-        let descriptors = if self.settings.indirect { 1 } else { slot.segments };
         Some(Used {
             ring: &mut self.ring,
             slot,
             // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
             slot_memory: unsafe { SlotMemory::new(base, self.settings.contiguous_align.is_none()) },
             id,
-            descriptors,
+            indirect: self.settings.indirect,
         })
     }
 

@@ -49,7 +49,7 @@ pub(crate) struct Slot<T> {
     pub(crate) generation: u32,
     /// The number of bytes that the device was allowed to write; then the number that it says it wrote, at the most
     /// as many.
-    pub(crate) written_bytes: u32,
+    pub(crate) written_bytes: u64,
     /// The number of segments of the chain.
     pub(crate) segments: u16,
     pub(crate) state: State,

@@ -138,22 +138,26 @@ impl<M: Memory> SplitRing<M> {
         Some(head)
     }
 
-    /// Makes the descriptors of a chain free: the head, and those that hang behind it.
+    /// Makes a descriptor free.
     #[inline(always)]
-    pub(crate) fn release(&mut self, head: u16, descriptors: u16) {
-        let last = if descriptors > 1 { self.last_of(head, descriptors) } else { head };
+    pub(crate) fn release(&mut self, head: u16) {
+        if let Some(next) = self.next.get_mut(usize::from(head)) {
+            *next = self.first_free;
+            self.first_free = head;
+            self.free += 1;
+        }
+    }
+
+    /// Makes the descriptors of a chain free: the head, and those that hang behind it.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn release_chain(&mut self, head: u16, descriptors: u16) {
+        let last = (1..descriptors).fold(head, |last, _| self.next.get(usize::from(last)).copied().unwrap_or(last));
         if let Some(next) = self.next.get_mut(usize::from(last)) {
             *next = self.first_free;
             self.first_free = head;
             self.free += descriptors;
         }
-    }
-
-    /// The last descriptor of a chain.
-    #[cold]
-    #[inline(never)]
-    fn last_of(&self, head: u16, descriptors: u16) -> u16 {
-        (1..descriptors).fold(head, |last, _| self.next.get(usize::from(last)).copied().unwrap_or(last))
     }
 
     /// Writes where the indirect table of a head will be: once, as each head has its own table.

@@ -14,8 +14,8 @@ pub struct Used<'q, M: Memory, T: Attachment> {
     pub(crate) slot: &'q mut Slot<T>,
     pub(crate) slot_memory: SlotMemory<'q, T>,
     pub(crate) id: u16,
-    /// The number of the ring's descriptors that become free with it.
-    pub(crate) descriptors: u16,
+    /// The chain was one entry of the ring, with an indirect table.
+    pub(crate) indirect: bool,
 }
 
 impl<M: Memory, T: Attachment> Used<'_, M, T> {
@@ -29,7 +29,8 @@ impl<M: Memory, T: Attachment> Used<'_, M, T> {
     /// legacy ones often; it bounds what may be looked at, and proves nothing.
     #[inline(always)]
     pub fn written_bytes(&self) -> u32 {
-        self.slot.written_bytes
+        // More than 32 bits cannot say is not what the device said.
+        self.slot.written_bytes.min(u64::from(u32::MAX)) as u32
     }
 
     /// The slot's own shared memory, where the device has left its status.
@@ -65,6 +66,10 @@ impl<M: Memory, T: Attachment> Used<'_, M, T> {
     fn release(&mut self) {
         self.slot.state = State::Free;
         self.slot.generation = self.slot.generation.wrapping_add(1);
-        self.ring.release(self.id, self.descriptors);
+        if self.indirect {
+            self.ring.release(self.id);
+        } else {
+            self.ring.release_chain(self.id, self.slot.segments);
+        }
     }
 }

@@ -61,16 +61,17 @@ fn steps(full: bool) -> Result<Vec<Step>> {
     let mut steps = vec![
         step("formatting", &[Tool::Rustfmt], || check(&["fmt", "--all", "--check"])),
         step("lints, host", &[Tool::Clippy], || {
-            check(&["clippy", "--workspace", "--all-targets", "--", "--deny=warnings"])
+            check(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "--deny=warnings"])
         }),
         step("lints, guest", &[Tool::Clippy, Tool::BareTarget], || {
             check(&["clippy", "--package=testing-guest", "--release", "--target", BARE_TARGET, "--", "--deny=warnings"])
         }),
         step("documentation", &[], || {
-            let command = cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny=warnings");
+            let command =
+                cargo(["doc", "--workspace", "--all-features", "--no-deps"]).env("RUSTDOCFLAGS", "--deny=warnings");
             succeed(&command, "cargo doc")
         }),
-        step("unit and doc tests", &[], || check(&["test", "--workspace", "--no-fail-fast"])),
+        step("unit and doc tests", &[], || check(&["test", "--workspace", "--all-features", "--no-fail-fast"])),
     ];
     for package in Metadata::read()?.bare_packages()? {
         let name = format!("{package} alone, Rust {MINIMUM_RUST}, {BARE_TARGET}");
