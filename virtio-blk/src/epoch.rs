@@ -1,14 +1,15 @@
-//! What a device and its queues have in common: whether the device was reset.
+//! What a device and its queues have in common: whether the device was reset, and what flushes have covered.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use virtqueue::{Memory, MemoryError, PageRequest, Pages, Purpose};
 
-/// Whether the device runs, seen by the device handle and by every queue, on whatever processor they are.
+/// Whether the device runs, and what flushes have covered, seen by the device handle and by every queue, on whatever
+/// processor they are.
 ///
-/// Queues only read it, so its cache line is in every processor's cache at once. It is what an `Arc` would be, in
-/// memory that needs no allocator.
+/// All but flushes only read it, so its cache line is in every processor's cache at once. It is what an `Arc` would be,
+/// in memory that needs no allocator.
 pub(crate) struct Epoch<M: Memory> {
     state: NonNull<State>,
     pages: Pages,
@@ -18,6 +19,29 @@ pub(crate) struct Epoch<M: Memory> {
 struct State {
     owners: AtomicU32,
     stopped: AtomicBool,
+    /// How many flushes were submitted, on all queues: each has a number.
+    flushes: AtomicU32,
+    /// The highest number of a flush that went well.
+    flushed: AtomicU32,
+}
+
+/// How many flushes there had been when a write completed. A flush with a higher number covers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlushNumber(u32);
+
+impl FlushNumber {
+    /// Whether this number comes after the other. They may wrap.
+    fn is_after(self, other: Self) -> bool {
+        self.0.wrapping_sub(other.0) as i32 > 0
+    }
+
+    pub(crate) fn into_bits(self) -> u64 {
+        u64::from(self.0)
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(bits as u32)
+    }
 }
 
 /// What is asked of the kernel's memory.
@@ -36,7 +60,14 @@ impl<M: Memory> Epoch<M> {
         let pages = memory.allocate(&REQUEST)?;
         let state = pages.start.cast::<State>();
         // SAFETY: the pages are as long and aligned as the state, and nobody else has them.
-        unsafe { state.write(State { owners: AtomicU32::new(1), stopped: AtomicBool::new(false) }) };
+        unsafe {
+            state.write(State {
+                owners: AtomicU32::new(1),
+                stopped: AtomicBool::new(false),
+                flushes: AtomicU32::new(0),
+                flushed: AtomicU32::new(0),
+            });
+        }
         Ok(Self { state, pages, memory })
     }
 
@@ -55,6 +86,29 @@ impl<M: Memory> Epoch<M> {
     pub(crate) fn stopped(&self) -> bool {
         // Whoever sees it also sees that the reset was acknowledged.
         self.state().stopped.load(Ordering::Acquire)
+    }
+
+    /// The number of a flush that is submitted now.
+    pub(crate) fn next_flush(&self) -> FlushNumber {
+        FlushNumber(self.state().flushes.fetch_add(1, Ordering::SeqCst).wrapping_add(1))
+    }
+
+    /// The number of the last flush that was submitted.
+    #[inline]
+    pub(crate) fn last_flush(&self) -> FlushNumber {
+        FlushNumber(self.state().flushes.load(Ordering::SeqCst))
+    }
+
+    /// A flush went well.
+    pub(crate) fn flushed(&self, flush: FlushNumber) {
+        let later = |old| flush.is_after(FlushNumber(old)).then_some(flush.0);
+        // An error says that a later one went well already.
+        let _ = self.state().flushed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, later);
+    }
+
+    /// Whether a flush went well that was submitted after a write had completed.
+    pub(crate) fn covers(&self, write: FlushNumber) -> bool {
+        FlushNumber(self.state().flushed.load(Ordering::SeqCst)).is_after(write)
     }
 
     pub(crate) fn set_stopped(&self, stopped: bool) {

@@ -70,7 +70,7 @@ pub use options::Options;
 pub use queue::{Completion, Queue, Rejected};
 pub use request::Operation;
 pub use setup::Setup;
-pub use task::{AsyncQueue, Causes, Failed, Flush, Transfer};
+pub use task::{AsyncQueue, Causes, Failed, Flush, SharedQueue, Transfer};
 // The types of other crates that stand in the signatures here.
 pub use virtio_spec::Features;
 pub use virtio_spec::block::BlockFeatures;

@@ -8,7 +8,7 @@ use virtio_transport::{Notifier, Wait};
 use virtqueue::{Access, ChainError, Memory, Queue as Ring, Ready, SlotMemory, Token, Used};
 
 use crate::buffer::{Buffer, NoBuffer, RawBuffer};
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, FlushNumber};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::request::{Ending, Held, Operation, Owner, Pending, slot};
@@ -66,28 +66,8 @@ pub struct Queue<M: Memory, N, B: Buffer = NoBuffer> {
     last_done: Option<Token>,
     /// There are tasks to wake whose requests ended without the device.
     ended: bool,
-    durability: Durability,
-}
-
-/// Which writes a flush has covered.
-#[derive(Default)]
-struct Durability {
-    /// How many writes have completed.
-    writes: u64,
-    /// How many of them a flush has covered.
-    flushed_writes: u64,
-}
-
-impl Durability {
-    /// Takes note of a request that went well. Of a flush, `sector` is the number of writes before it.
-    #[inline(always)]
-    fn note(&mut self, operation: Operation, sector: u64) {
-        match operation {
-            Operation::Write => self.writes += 1,
-            Operation::Flush => self.flushed_writes = self.flushed_writes.max(sector),
-            Operation::Read | Operation::DeviceId => {}
-        }
-    }
+    /// The last flush, on any queue, that was submitted before the last write of this queue completed.
+    last_write: Option<FlushNumber>,
 }
 
 /// A request that is done.
@@ -134,7 +114,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
             first_done: None,
             last_done: None,
             ended: false,
-            durability: Durability::default(),
+            last_write: None,
         }
     }
 
@@ -300,7 +280,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
             return Err(Error::Stopped);
         }
         let access = if operation == Operation::Write { Access::DeviceReads } else { Access::DeviceWrites };
-        let sector = if operation == Operation::Flush { self.durability.writes } else { sector };
+        let sector = if operation == Operation::Flush { self.epoch.next_flush().into_bits() } else { sector };
         // SAFETY: as the caller promises.
         match unsafe { chain(&mut self.ring, operation, sector, data, access) } {
             // What is attached is written in one place and not moved any more: it is the largest part of a request.
@@ -348,10 +328,12 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
                 let status = used.slot().load_u8::<{ slot::STATUS }>();
                 let pending = used.attachment();
                 if pending.owner == Owner::Poller && status == RequestStatus::OK.0 {
-                    self.durability.note(pending.operation, pending.sector);
+                    if pending.operation != Operation::Read {
+                        note_success(pending, &self.epoch, &mut self.last_write);
+                    }
                     return Ok(Some(completion(used, Ok(()))));
                 }
-                let (token, owner) = note(&mut used, &mut self.durability, status);
+                let (token, owner) = note(&mut used, &self.epoch, &mut self.last_write, status);
                 return self.poll_slowly(Some((token, owner)));
             }
         }
@@ -455,7 +437,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
         loop {
             if let Some(mut used) = self.ring.pop().map_err(Error::Violation)? {
                 let status = used.slot().load_u8::<{ slot::STATUS }>();
-                return Ok(Some(note(&mut used, &mut self.durability, status)));
+                return Ok(Some(note(&mut used, &self.epoch, &mut self.last_write, status)));
             }
             if !self.look_again() {
                 return Ok(None);
@@ -580,7 +562,7 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
 
     /// Whether writes have completed that no flush has covered.
     pub(crate) fn writes_in_doubt(&self) -> bool {
-        self.durability.flushed_writes < self.durability.writes
+        self.last_write.is_some_and(|write| !self.epoch.covers(write))
     }
 
     /// Empties the ring after a reset of the device, which lets go of everything. Requests that it had returned before
@@ -689,19 +671,28 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
 }
 
 /// Takes note of what the device has left as the status of a request.
-#[inline(always)]
 fn note<M: Memory, B: Buffer>(
     used: &mut Used<'_, M, Pending<B>>,
-    durability: &mut Durability,
+    epoch: &Epoch<M>,
+    last_write: &mut Option<FlushNumber>,
     status: u8,
 ) -> (Token, Owner) {
     let token = used.token();
     let pending = used.attachment();
     pending.ending = Ending::Status(status);
     if status == RequestStatus::OK.0 {
-        durability.note(pending.operation, pending.sector);
+        note_success(pending, epoch, last_write);
     }
     (token, pending.owner)
+}
+
+/// Takes note of a request that went well, for the question which writes a flush has covered.
+fn note_success<M: Memory, B: Buffer>(pending: &Pending<B>, epoch: &Epoch<M>, last_write: &mut Option<FlushNumber>) {
+    match pending.operation {
+        Operation::Write => *last_write = Some(epoch.last_flush()),
+        Operation::Flush => epoch.flushed(FlushNumber::from_bits(pending.sector)),
+        Operation::Read | Operation::DeviceId => {}
+    }
 }
 
 /// Takes a request that has ended out of its slot.

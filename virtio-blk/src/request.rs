@@ -129,7 +129,7 @@ pub(crate) struct Pending<B: Buffer> {
     pub(crate) ending: Ending,
     /// Nobody waits for it to happen: it is not issued again after a reset.
     pub(crate) cancelled: bool,
-    /// The first sector. Of a flush, the number of writes that had completed when it was submitted.
+    /// The first sector. Of a flush, its number.
     pub(crate) sector: u64,
     /// The buffer, if the request owns one.
     pub(crate) buffer: Held<B>,

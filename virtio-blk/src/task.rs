@@ -31,17 +31,14 @@ use crate::waiters::Ticket;
 /// # Example
 ///
 /// ```
-/// use virtio_blk::{AsyncQueue, Buffer, Exclusive, Failed, Queue};
-/// use virtio_transport::Notifier;
-/// use virtqueue::Memory;
+/// use virtio_blk::{AsyncQueue, Failed, SharedQueue};
 ///
-/// async fn copy<S, M, N, B>(disk: &AsyncQueue<S>, from: u64, to: u64, buffer: B) -> Result<B, Failed<B>>
-/// where
-///     S: Exclusive<Value = Queue<M, N, B>>,
-///     M: Memory,
-///     N: Notifier,
-///     B: Buffer,
-/// {
+/// async fn copy<S: SharedQueue>(
+///     disk: &AsyncQueue<S>,
+///     from: u64,
+///     to: u64,
+///     buffer: S::Buffer,
+/// ) -> Result<S::Buffer, Failed<S::Buffer>> {
 ///     let buffer = disk.read(from, buffer).await?;
 ///     disk.write(to, buffer).await
 /// }
@@ -49,6 +46,28 @@ use crate::waiters::Ticket;
 pub struct AsyncQueue<S> {
     queue: S,
     commits: bool,
+}
+
+/// A [`Queue`] behind the kernel's mutual exclusion: whatever implements [`Exclusive`] for one.
+pub trait SharedQueue: Exclusive<Value = Queue<Self::Memory, Self::Notifier, Self::Buffer>> {
+    /// The kernel's memory.
+    type Memory: Memory;
+    /// What notifies the device.
+    type Notifier: Notifier;
+    /// What requests own while they are in flight.
+    type Buffer: Buffer;
+}
+
+impl<S, M, N, B> SharedQueue for S
+where
+    S: Exclusive<Value = Queue<M, N, B>>,
+    M: Memory,
+    N: Notifier,
+    B: Buffer,
+{
+    type Memory = M;
+    type Notifier = N;
+    type Buffer = B;
 }
 
 /// A request of a task that failed.
@@ -76,13 +95,7 @@ pub struct Causes {
     pub configuration: bool,
 }
 
-impl<S, M, N, B> AsyncQueue<S>
-where
-    S: Exclusive<Value = Queue<M, N, B>>,
-    M: Memory,
-    N: Notifier,
-    B: Buffer,
-{
+impl<S: SharedQueue> AsyncQueue<S> {
     /// Shares a queue between tasks. Each request is committed as it is submitted.
     pub fn new(queue: S) -> Self {
         Self { queue, commits: true }
@@ -110,17 +123,17 @@ where
     }
 
     /// Reads from `sector` on, as many sectors as the buffer is long, in one request. Gives the buffer back.
-    pub fn read(&self, sector: u64, buffer: B) -> Transfer<'_, S, M, N, B> {
+    pub fn read(&self, sector: u64, buffer: S::Buffer) -> Transfer<'_, S> {
         Transfer(Request::new(self, Operation::Read, sector, Some(buffer)))
     }
 
     /// Writes from `sector` on, as many sectors as the buffer is long, in one request. Gives the buffer back.
-    pub fn write(&self, sector: u64, buffer: B) -> Transfer<'_, S, M, N, B> {
+    pub fn write(&self, sector: u64, buffer: S::Buffer) -> Transfer<'_, S> {
         Transfer(Request::new(self, Operation::Write, sector, Some(buffer)))
     }
 
     /// Makes writes safe from a power cut that had completed when this was first polled.
-    pub fn flush(&self) -> Flush<'_, S, M, N, B> {
+    pub fn flush(&self) -> Flush<'_, S> {
         Flush(Request::new(self, Operation::Flush, 0, None))
     }
 
@@ -196,18 +209,15 @@ fn next_waker<M: Memory, N: Notifier, B: Buffer>(queue: &mut Queue<M, N, B>) -> 
     Ok(Next::Again)
 }
 
+/// How a request of a task ended: with its buffer, if it has one.
+type Ended<B> = Result<Option<B>, Failed<B>>;
+
 /// A request of a task.
-struct Request<'a, S, M, N, B>
-where
-    S: Exclusive<Value = Queue<M, N, B>>,
-    M: Memory,
-    N: Notifier,
-    B: Buffer,
-{
+struct Request<'a, S: SharedQueue> {
     shared: &'a AsyncQueue<S>,
     operation: Operation,
     sector: u64,
-    state: State<B>,
+    state: State<S::Buffer>,
 }
 
 enum State<B> {
@@ -221,27 +231,14 @@ enum State<B> {
 }
 
 // Nothing in it is pinned: not the buffer, which is given away by value, and not the place in line, which is a number.
-impl<S, M, N, B> Unpin for Request<'_, S, M, N, B>
-where
-    S: Exclusive<Value = Queue<M, N, B>>,
-    M: Memory,
-    N: Notifier,
-    B: Buffer,
-{
-}
+impl<S: SharedQueue> Unpin for Request<'_, S> {}
 
-impl<'a, S, M, N, B> Request<'a, S, M, N, B>
-where
-    S: Exclusive<Value = Queue<M, N, B>>,
-    M: Memory,
-    N: Notifier,
-    B: Buffer,
-{
-    fn new(shared: &'a AsyncQueue<S>, operation: Operation, sector: u64, buffer: Option<B>) -> Self {
+impl<'a, S: SharedQueue> Request<'a, S> {
+    fn new(shared: &'a AsyncQueue<S>, operation: Operation, sector: u64, buffer: Option<S::Buffer>) -> Self {
         Self { shared, operation, sector, state: State::New { buffer, ticket: None } }
     }
 
-    fn poll(&mut self, context: &Context<'_>) -> Poll<Result<Option<B>, Failed<B>>> {
+    fn poll(&mut self, context: &Context<'_>) -> Poll<Ended<S::Buffer>> {
         match core::mem::replace(&mut self.state, State::Ended) {
             State::New { buffer, ticket } => self.submit(buffer, ticket, context),
             State::Submitted(token) => self.look(token, context),
@@ -252,10 +249,10 @@ where
     /// Submits the request, or lines up.
     fn submit(
         &mut self,
-        buffer: Option<B>,
+        buffer: Option<S::Buffer>,
         mut ticket: Option<Ticket>,
         context: &Context<'_>,
-    ) -> Poll<Result<Option<B>, Failed<B>>> {
+    ) -> Poll<Ended<S::Buffer>> {
         // Cloned and dropped outside of the lock, as it is not our code that does it.
         let waker = context.waker().clone();
         let (operation, sector, commits) = (self.operation, self.sector, self.shared.commits);
@@ -312,7 +309,7 @@ where
     }
 
     /// Looks whether the request has ended.
-    fn look(&mut self, token: Token, context: &Context<'_>) -> Poll<Result<Option<B>, Failed<B>>> {
+    fn look(&mut self, token: Token, context: &Context<'_>) -> Poll<Ended<S::Buffer>> {
         let waker = context.waker().clone();
         let mut old = None;
         let completion = self.shared.queue.with(|queue| match queue.pending(token) {
@@ -339,13 +336,7 @@ where
     }
 }
 
-impl<S, M, N, B> Drop for Request<'_, S, M, N, B>
-where
-    S: Exclusive<Value = Queue<M, N, B>>,
-    M: Memory,
-    N: Notifier,
-    B: Buffer,
-{
+impl<S: SharedQueue> Drop for Request<'_, S> {
     fn drop(&mut self) {
         match core::mem::replace(&mut self.state, State::Ended) {
             State::New { ticket: Some(ticket), .. } => {
@@ -375,21 +366,10 @@ where
 ///
 /// [`Failed`] with the error and the buffer. Misuse as with [`Queue::submit_read`]; a full queue is waited for.
 #[must_use = "a future does nothing unless it is awaited"]
-pub struct Transfer<'a, S, M, N, B>(Request<'a, S, M, N, B>)
-where
-    S: Exclusive<Value = Queue<M, N, B>>,
-    M: Memory,
-    N: Notifier,
-    B: Buffer;
+pub struct Transfer<'a, S: SharedQueue>(Request<'a, S>);
 
-impl<S, M, N, B> Future for Transfer<'_, S, M, N, B>
-where
-    S: Exclusive<Value = Queue<M, N, B>>,
-    M: Memory,
-    N: Notifier,
-    B: Buffer,
-{
-    type Output = Result<B, Failed<B>>;
+impl<S: SharedQueue> Future for Transfer<'_, S> {
+    type Output = Result<S::Buffer, Failed<S::Buffer>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll(context).map(|result| match result? {
@@ -407,20 +387,9 @@ where
 /// Those of [`Queue::submit_flush`] but [`Error::QueueFull`]; [`Error::Device`]; [`Error::FlushInDoubt`] when a reset
 /// cut it off.
 #[must_use = "a future does nothing unless it is awaited"]
-pub struct Flush<'a, S, M, N, B>(Request<'a, S, M, N, B>)
-where
-    S: Exclusive<Value = Queue<M, N, B>>,
-    M: Memory,
-    N: Notifier,
-    B: Buffer;
+pub struct Flush<'a, S: SharedQueue>(Request<'a, S>);
 
-impl<S, M, N, B> Future for Flush<'_, S, M, N, B>
-where
-    S: Exclusive<Value = Queue<M, N, B>>,
-    M: Memory,
-    N: Notifier,
-    B: Buffer,
-{
+impl<S: SharedQueue> Future for Flush<'_, S> {
     type Output = Result<(), Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{defaults, open, pattern};
+use common::{defaults, open, pattern, transport};
 use testing_device::{BlockDevice, Builder, Interface, Mode, ScatterMemory};
-use virtio_blk::{BlockFeatures, CacheMode, DeviceError, Error, Operation};
+use virtio_blk::{BlockFeatures, CacheMode, DeviceError, Error, Operation, Options, Setup};
 use virtio_spec::block::CacheMode as CacheModeByte;
 use virtio_transport::Spin;
 
@@ -173,4 +173,33 @@ fn writes_to_a_disk_that_started_in_write_through_mode_are_not_in_doubt() {
     disk.write(1, &pattern(512, 1), &mut Spin).unwrap();
     assert_eq!(device.read_stable(1, 1), pattern(512, 1));
     assert!(!disk.recover(&mut Spin).unwrap().writes_in_doubt);
+}
+
+#[test]
+fn a_flush_on_one_queue_covers_the_writes_of_another() {
+    // A flush is the device's, whichever queue it comes through (5.2.6.2).
+    for flushed in [true, false] {
+        let memory = ScatterMemory::new();
+        let device = BlockDevice::builder().queues(2).build(&memory);
+        let options = Options { queues: 2, ..defaults() };
+        let mut setup = Setup::negotiate(transport(&device), memory.clone(), &options, &mut Spin).unwrap();
+        let mut first = setup.add_queue::<&'static mut [u8]>().unwrap();
+        let mut second = setup.add_queue::<&'static mut [u8]>().unwrap();
+        let mut running = setup.start();
+        first.submit_write(3, pattern(512, 3).leak()).unwrap();
+        first.commit();
+        let written = first.poll().unwrap().unwrap();
+        assert_eq!(written.result, Ok(()));
+        if flushed {
+            second.submit_flush().unwrap();
+            second.commit();
+            assert_eq!(second.poll().unwrap().unwrap().result, Ok(()));
+            assert_eq!(device.read_stable(3, 1), pattern(512, 3));
+        }
+        let recovered = running.recover(&mut [&mut first, &mut second], &mut Spin).unwrap();
+        assert_eq!(recovered.writes_in_doubt, !flushed);
+        let buffer = written.buffer.unwrap();
+        // SAFETY: it was leaked above, with the capacity of its length.
+        drop(unsafe { Vec::from_raw_parts(buffer.as_mut_ptr(), 512, 512) });
+    }
 }
