@@ -4,8 +4,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::Path,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -25,16 +24,9 @@ impl Qmp {
         ["-qmp".into(), format!("unix:{},server=on,wait=off", socket.display())]
     }
 
-    /// Connects to a QEMU that has just been started.
+    /// Connects to a QEMU whose guest runs: by then it listens.
     pub(crate) fn connect(socket: &Path) -> Result<Self> {
-        let deadline = Instant::now() + PATIENCE;
-        let stream = loop {
-            match UnixStream::connect(socket) {
-                Ok(stream) => break stream,
-                Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
-                Err(error) => return Err(error).context("connecting to QEMU's control socket"),
-            }
-        };
+        let stream = UnixStream::connect(socket).context("connecting to QEMU's control socket")?;
         stream.set_read_timeout(Some(PATIENCE)).context("setting a deadline")?;
         let mut qmp = Self { stream: BufReader::new(stream) };
         // It greets first, and wants to be told that its capabilities are fine.
@@ -68,7 +60,7 @@ impl Qmp {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
+    use std::{os::unix::net::UnixListener, thread};
 
     use super::*;
 

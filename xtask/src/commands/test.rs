@@ -22,7 +22,7 @@ use crate::{
 /// All steps run, even if one fails. The last line says how many passed and failed.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Run what takes longer as well: Miri, and the guest in more variants.
+    /// Run what takes longer as well: Miri, loom, and the guest in more variants.
     #[arg(long)]
     full: bool,
 }
@@ -97,6 +97,13 @@ fn steps(full: bool) -> Result<Vec<Step>> {
     if full {
         steps.extend([
             step("Miri", &[Tool::Miri], || miri::run(&miri::Options::default())),
+            step("every interleaving of the ring (loom)", &[], || {
+                // Other flags, so another folder: or everything would be built anew each time.
+                let folder = Metadata::read()?.target_folder()?.join("loom");
+                let folder = folder.to_str().context("the target folder's path is not UTF-8")?;
+                let command = cargo(["test", "--package=virtqueue", "--lib", "--release", "--target-dir", folder]);
+                succeed(&command.env("RUSTFLAGS", "--cfg loom"), "cargo test")
+            }),
             guest("guest, smallest queue", || run::Options { queue_size: Some(4), ..Default::default() }),
             guest("guest, smallest queue, legacy", || run::Options {
                 transport: Transport::Legacy,
