@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{defaults, open, try_open};
+use common::{defaults, few, open, try_open};
 use testing_device::{BlockDevice, Builder, Flicker, Generation, Interface, ScatterMemory};
 use virtio_blk::{
     BlockFeatures, EraseLimits, Error, FeatureSet, Features, Geometry, Info, OpenError, Options, Topology,
@@ -122,7 +122,7 @@ fn add(info: &mut Info, feature: BlockFeatures) {
 fn each_field_is_read_through_its_feature_and_no_other() {
     for interface in INTERFACES {
         assert_eq!(info_of(device_with(interface, BlockFeatures::empty())), bare(interface));
-        for feature in WITH_FIELDS {
+        for feature in few(3, WITH_FIELDS) {
             let mut expected = bare(interface);
             add(&mut expected, feature);
             assert_eq!(info_of(device_with(interface, feature)), expected, "{interface:?}, {feature:?}");
@@ -149,7 +149,7 @@ fn all_fields_are_read_together() {
 
 #[test]
 fn a_field_whose_feature_is_forbidden_is_as_if_it_were_not_there() {
-    for feature in WITH_FIELDS {
+    for feature in few(2, WITH_FIELDS) {
         let memory = ScatterMemory::new();
         let device = device_with(Interface::Modern, WITH_FIELDS.into_iter().collect()).build(&memory);
         let options = Options { forbid: feature.into(), ..defaults() };
@@ -181,19 +181,22 @@ fn features_that_the_driver_does_not_know_are_not_accepted() {
 
 #[test]
 fn topology_counts_in_logical_blocks_and_is_told_in_bytes() {
-    for (blk_size, exponent, physical) in [
-        (512, 0, 512),
-        (512, 3, 4096),
-        (4096, 0, 4096),
-        (4096, 4, 65536),
-        (512, 54, 1 << 63),
-        // Absurd ones end at the largest number there is.
-        (512, 55, u64::MAX),
-        (512, 63, u64::MAX),
-        (512, 64, u64::MAX),
-        (4096, 255, u64::MAX),
-        (1 << 31, 255, u64::MAX),
-    ] {
+    for (blk_size, exponent, physical) in few(
+        2,
+        [
+            (512, 0, 512),
+            (512, 3, 4096),
+            (4096, 0, 4096),
+            (4096, 4, 65536),
+            (512, 54, 1 << 63),
+            // Absurd ones end at the largest number there is.
+            (512, 55, u64::MAX),
+            (512, 63, u64::MAX),
+            (512, 64, u64::MAX),
+            (4096, 255, u64::MAX),
+            (1 << 31, 255, u64::MAX),
+        ],
+    ) {
         let info = info_of(BlockDevice::builder().offer(BlockFeatures::TOPOLOGY.bits()).config(|config| {
             config.blk_size = blk_size.into();
             config.topology.physical_block_exp = exponent;
@@ -285,12 +288,15 @@ fn a_capacity_that_changed_between_two_reads_is_read_again_on_a_legacy_device() 
 
 #[test]
 fn a_configuration_that_settles_late_is_read_and_one_that_never_does_is_an_error() {
-    for (generation, settles) in [
-        (Generation::Moves(1), true),
-        (Generation::Moves(50), true),
-        (Generation::Moves(1000), false),
-        (Generation::NeverSettles, false),
-    ] {
+    for (generation, settles) in few(
+        2,
+        [
+            (Generation::Moves(1), true),
+            (Generation::NeverSettles, false),
+            (Generation::Moves(50), true),
+            (Generation::Moves(1000), false),
+        ],
+    ) {
         let memory = ScatterMemory::new();
         let device = BlockDevice::builder().build(&memory);
         device.faults(|faults| faults.generation = generation);

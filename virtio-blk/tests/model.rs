@@ -52,8 +52,9 @@ fn step() -> impl Strategy<Value = Step> {
 fn shape() -> impl Strategy<Value = (Builder, Options)> {
     let limits =
         (prop_oneof![Just(0), Just(512_u32), 512..5000_u32], 4..20_u32, prop_oneof![Just(512_u32), Just(1024)]);
+    let exponents = if cfg!(miri) { 3..4_u32 } else { 3..7 };
     let order = prop_oneof![Just(Order::Fifo), Just(Order::Lifo), any::<u64>().prop_map(Order::Shuffled)];
-    (any::<[bool; 3]>(), limits, 3..7_u32, order).prop_map(
+    (any::<[bool; 3]>(), limits, exponents, order).prop_map(
         |([legacy, indirect, event_idx], (size_max, seg_max, blk_size), exponent, order)| {
             let mut without = Features::empty();
             without.set(Features::INDIRECT_DESC, !indirect);

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Counted, Placed, TestDisk, defaults, open_with, pattern};
+use common::{Counted, Placed, TestDisk, defaults, few, open_with, pattern};
 use testing_device::{BlockDevice, IommuMemory, Mode, Order, Outcome, ScatterMemory, TestMemory};
 use virtio_blk::{Completion, DeviceError, Error, Features, Operation, Options};
 use virtio_spec::block::RequestStatus;
@@ -73,13 +73,14 @@ fn many_with_one_notification<M: TestMemory>(memory: M) {
 
 #[test]
 fn many_requests_are_published_with_one_notification() {
+    #[cfg(not(miri))]
     many_with_one_notification(ScatterMemory::new());
     many_with_one_notification(IommuMemory::new());
 }
 
 #[test]
 fn reads_fill_the_buffers_that_come_back_with_them() {
-    for order in [Order::Fifo, Order::Lifo, Order::Shuffled(3)] {
+    for order in few(1, [Order::Lifo, Order::Fifo, Order::Shuffled(3)]) {
         let mut rig = Rig::new(IommuMemory::new(), Mode::Immediate, 64);
         rig.device.write_disk(0, &pattern(512 * 64, 8));
         rig.device.faults(|faults| faults.order = order);
@@ -272,7 +273,7 @@ fn a_flush_is_polled_like_any_other() {
 
 #[test]
 fn a_blocking_call_delivers_what_is_in_flight_beside_it() {
-    for order in [Order::Fifo, Order::Lifo, Order::Shuffled(9)] {
+    for order in few(1, [Order::Lifo, Order::Fifo, Order::Shuffled(9)]) {
         let mut rig = Rig::new(IommuMemory::new(), Mode::Immediate, 32);
         rig.device.write_disk(100, &pattern(512, 100));
         rig.device.faults(|faults| faults.order = order);

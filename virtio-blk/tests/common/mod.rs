@@ -17,7 +17,12 @@ pub(crate) type TestDisk<M, B = NoBuffer> = Disk<Mmio<DeviceRegisters>, M, B>;
 /// The default options, with a smaller queue where everything is slow.
 pub(crate) fn defaults() -> Options {
     let options = Options::default();
-    if cfg!(miri) { Options { queue_size: 16, waiters: 1, ..options } } else { options }
+    if cfg!(miri) { Options { queue_size: 8, waiters: 1, ..options } } else { options }
+}
+
+/// All of them, or the first few where everything is slow.
+pub(crate) fn few<T>(count: usize, all: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
+    all.into_iter().take(if cfg!(miri) { count } else { usize::MAX })
 }
 
 pub(crate) fn transport(device: &BlockDevice) -> Mmio<DeviceRegisters> {
