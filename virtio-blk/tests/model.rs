@@ -11,7 +11,7 @@ use testing_device::{BlockDevice, Builder, Interface, IommuMemory, Order, Scatte
 use virtio_blk::{BlockFeatures, Features, Options};
 use virtio_transport::Spin;
 
-const SECTORS: u64 = 256;
+const SECTORS: u64 = if cfg!(miri) { 32 } else { 256 };
 
 /// How many requests are polled at the most: there is room for others beside them.
 const POLLED: usize = 6;

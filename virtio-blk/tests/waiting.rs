@@ -15,10 +15,13 @@ use virtio_transport::{GaveUp, Spin, SpinLimit};
 
 fn held<M: TestMemory>(memory: &M) -> BlockDevice {
     let device = BlockDevice::builder().build(memory);
-    device.write_disk(0, &pattern(64 * 512, 4));
+    device.write_disk(0, &pattern(SECTORS * 512, 4));
     device.faults(|faults| faults.hold = true);
     device
 }
+
+/// The length of a transfer that takes several requests.
+const SECTORS: usize = if cfg!(miri) { 24 } else { 64 };
 
 fn options() -> Options {
     Options { segments: 2, ..defaults() }
@@ -30,7 +33,7 @@ fn a_policy_that_gives_up_gets_its_buffer_back_after_a_reset() {
         let memory = ScatterMemory::new();
         let device = held(&memory);
         let mut disk = open(&device, &memory, &options());
-        let mut buffer = Placed::new(0, 64 * 512);
+        let mut buffer = Placed::new(0, SECTORS * 512);
         assert_eq!(disk.read(0, &mut buffer, &mut SpinLimit { looks }), Err(Error::GaveUp));
         assert_eq!(device.counts().resets, 2);
         buffer.fill(0x77);
@@ -47,14 +50,14 @@ fn a_policy_that_gives_up_gets_its_buffer_back_after_a_reset() {
 fn what_the_device_holds_in_its_hand_is_void_after_giving_up() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().mode(Mode::Manual).build(&memory);
-    device.write_disk(0, &pattern(64 * 512, 4));
+    device.write_disk(0, &pattern(SECTORS * 512, 4));
     let mut disk = open(&device, &memory, &options());
     let mut in_hand = Vec::new();
     let mut policy = || {
         in_hand.extend(device.take());
         if in_hand.len() < 3 { Ok(()) } else { Err(GaveUp) }
     };
-    let mut buffer = Placed::new(0, 64 * 512);
+    let mut buffer = Placed::new(0, SECTORS * 512);
     assert_eq!(disk.read(0, &mut buffer, &mut policy), Err(Error::GaveUp));
     for pending in in_hand {
         assert!(!device.complete(pending, Outcome::HONEST));
@@ -93,7 +96,7 @@ fn every_call_can_be_given_up() {
         let mut disk = open(&device, &memory, &options());
         assert_eq!(call(&mut disk), Err(Error::GaveUp));
         assert_eq!((device.counts().resets, device.release()), (2, 0));
-        assert_eq!(device.read_disk(9, 1), pattern(64 * 512, 4)[9 * 512..10 * 512], "not written");
+        assert_eq!(device.read_disk(9, 1), pattern(SECTORS * 512, 4)[9 * 512..10 * 512], "not written");
         // Whoever shuts down now has nothing to wait for.
         let asked = AtomicUsize::new(0);
         let mut policy = || {
@@ -168,7 +171,7 @@ fn a_disk_recovers_after_a_policy_gave_up() {
     assert_eq!(recovered.reissued, 0, "nobody waits for it any more");
     assert_eq!((device.counts().reads, disk.queue().in_flight()), (0, 0));
     disk.read(0, &mut buffer, &mut Spin).unwrap();
-    assert!(buffer[..] == pattern(64 * 512, 4)[..16 * 512]);
+    assert!(buffer[..] == pattern(SECTORS * 512, 4)[..16 * 512]);
     drop(disk);
     device.assert_conformant();
     memory.assert_clean();
@@ -180,7 +183,7 @@ fn a_policy_that_panics_leaves_nothing_in_flight() {
         let memory = ScatterMemory::new();
         let device = held(&memory);
         let mut disk = open(&device, &memory, &options());
-        let mut buffer = Placed::new(0, 64 * 512);
+        let mut buffer = Placed::new(0, SECTORS * 512);
         let mut left = looks;
         let mut policy = || {
             if left == 0 {
@@ -217,14 +220,16 @@ fn a_policy_that_panics_during_a_reset_is_survived() {
     assert!(memory.faults().is_empty());
 }
 
+const PAGES: usize = if cfg!(miri) { 3 } else { 6 };
+
 /// A blocking read behind an IOMMU, whose memory panics at one of its calls. Returns whether the device was reset.
 fn panicking(calls: i64, arm: impl Fn(&Trapped<IommuMemory>, i64)) -> bool {
     let inner = IommuMemory::new();
     let memory = Trapped::new(inner.clone());
     let device = BlockDevice::builder().build(&inner);
-    device.write_disk(0, &pattern(64 * 512, 4));
+    device.write_disk(0, &pattern(SECTORS * 512, 4));
     let mut disk: TestDisk<_> = open(&device, &memory, &options());
-    let mut buffer = Placed::new(0, 6 * 4096);
+    let mut buffer = Placed::new(0, PAGES * 4096);
     arm(&memory, calls);
     let result = catch_unwind(AssertUnwindSafe(|| disk.read(0, &mut buffer, &mut Spin)));
     if let Ok(done) = result {
@@ -241,7 +246,7 @@ fn panicking(calls: i64, arm: impl Fn(&Trapped<IommuMemory>, i64)) -> bool {
     } else {
         // Nothing was in flight, so nothing was lost.
         disk.read(0, &mut buffer, &mut Spin).unwrap();
-        assert!(buffer[..] == pattern(64 * 512, 4)[..6 * 4096]);
+        assert!(buffer[..] == pattern(SECTORS * 512, 4)[..PAGES * 4096]);
     }
     drop(disk);
     device.assert_conformant();
@@ -252,13 +257,19 @@ fn panicking(calls: i64, arm: impl Fn(&Trapped<IommuMemory>, i64)) -> bool {
 
 #[test]
 fn a_memory_that_panics_while_mapping_leaves_nothing_in_flight() {
-    let resets: Vec<_> = (0..16).map(|calls| panicking(calls, |memory, calls| memory.panic_in_map(calls))).collect();
+    let resets: Vec<_> = (0..16)
+        .step_by(if cfg!(miri) { 5 } else { 1 })
+        .map(|calls| panicking(calls, |memory, calls| memory.panic_in_map(calls)))
+        .collect();
     assert!(!resets[0] && resets.contains(&true), "{resets:?}");
 }
 
 #[test]
 fn a_memory_that_panics_while_unmapping_leaves_nothing_in_flight() {
-    let resets: Vec<_> = (0..16).map(|calls| panicking(calls, |memory, calls| memory.panic_in_unmap(calls))).collect();
+    let resets: Vec<_> = (0..16)
+        .step_by(if cfg!(miri) { 5 } else { 1 })
+        .map(|calls| panicking(calls, |memory, calls| memory.panic_in_unmap(calls)))
+        .collect();
     assert!(resets.contains(&true), "{resets:?}");
 }
 
