@@ -262,7 +262,7 @@ fn fits(result: Result<(), virtio_blk::Error>) -> Result<bool, TestCaseError> {
 }
 
 fn histories<M: TestMemory>(new: impl Fn() -> M) {
-    let (cases, steps) = if cfg!(miri) { (1, 15) } else { (200, 80) };
+    let (cases, steps) = if cfg!(miri) { (1, 8) } else { (200, 80) };
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     runner

@@ -53,12 +53,15 @@ fn what_the_device_holds_in_its_hand_is_void_after_giving_up() {
     device.write_disk(0, &pattern(SECTORS * 512, 4));
     let mut disk = open(&device, &memory, &options());
     let mut in_hand = Vec::new();
+    let mut looks = 0;
     let mut policy = || {
         in_hand.extend(device.take());
-        if in_hand.len() < 3 { Ok(()) } else { Err(GaveUp) }
+        looks += 1;
+        if looks < 3 { Ok(()) } else { Err(GaveUp) }
     };
     let mut buffer = Placed::new(0, SECTORS * 512);
     assert_eq!(disk.read(0, &mut buffer, &mut policy), Err(Error::GaveUp));
+    assert!(in_hand.len() > 1, "several are in the device's hand");
     for pending in in_hand {
         assert!(!device.complete(pending, Outcome::HONEST));
     }

@@ -211,7 +211,7 @@ fn run<M: TestMemory>(memory: &M, settings: Settings, steps: Vec<Step>) -> Resul
 }
 
 fn histories<M: TestMemory>(new: impl Fn() -> M) {
-    let (cases, steps) = if cfg!(miri) { (1, 25) } else { (256, 120) };
+    let (cases, steps) = if cfg!(miri) { (1, 15) } else { (256, 120) };
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     runner

@@ -120,7 +120,7 @@ fn the_middle_of_a_direct_chain_is_not_its_name() {
 fn the_used_index_moves_as_far_as_chains_are_there_and_no_further() {
     for settings in shapes(8, 1) {
         for start in if cfg!(miri) { 2..3 } else { 0..4 } {
-            for in_flight in (0..=8_u16).step_by(if cfg!(miri) { 4 } else { 1 }) {
+            for in_flight in (0..=8_u16).step_by(if cfg!(miri) { 6 } else { 1 }) {
                 for jump in 0..=in_flight + 2 {
                     let mut rig = Rig::new(&ScatterMemory::new(), settings);
                     for tag in 0..start {
