@@ -88,6 +88,12 @@ impl<M: Memory> Epoch<M> {
         self.state().stopped.load(Ordering::Acquire)
     }
 
+    /// Whether the device runs, as far as this processor knows: for a request, which a reset may overtake anyway.
+    #[inline(always)]
+    pub(crate) fn runs(&self) -> bool {
+        !self.state().stopped.load(Ordering::Relaxed)
+    }
+
     /// The number of a flush that is submitted now.
     pub(crate) fn next_flush(&self) -> FlushNumber {
         FlushNumber(self.state().flushes.fetch_add(1, Ordering::SeqCst).wrapping_add(1))

@@ -16,6 +16,8 @@ const SECTOR_SHIFT: u32 = SECTOR_BYTES.ilog2();
 pub(crate) struct Limits {
     pub(crate) capacity_sectors: u64,
     pub(crate) block_bytes: u32,
+    /// The bits of a number of bytes that are inside a block.
+    block_mask: u64,
     /// The most data segments of a request.
     pub(crate) segments: u16,
     /// The most bytes that any one request can have: all segments at their longest, rounded down to blocks.
@@ -34,6 +36,7 @@ impl Limits {
         Self {
             capacity_sectors: info.capacity_sectors,
             block_bytes: info.block_bytes,
+            block_mask: u64::from(info.block_bytes - 1),
             segments,
             request_max_bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
             read_only: info.read_only,
@@ -46,7 +49,7 @@ impl Limits {
     pub(crate) fn check_data(&self, operation: Operation, sector: u64, bytes: usize) -> Result<(), Error> {
         // A power of two, as `Info` made sure. Shifting loses bits of sectors that no disk has, and that the next
         // check refuses.
-        let in_block = (bytes as u64 | sector << SECTOR_SHIFT) & u64::from(self.block_bytes - 1);
+        let in_block = (bytes as u64 | sector << SECTOR_SHIFT) & self.block_mask;
         let sectors = bytes as u64 >> SECTOR_SHIFT;
         let inside = sector <= self.capacity_sectors && sectors <= self.capacity_sectors - sector;
         if in_block == 0 && inside && !(self.read_only && operation == Operation::Write) {

@@ -11,7 +11,7 @@ use crate::buffer::{Buffer, NoBuffer, RawBuffer};
 use crate::epoch::{Epoch, FlushNumber};
 use crate::error::Error;
 use crate::limits::Limits;
-use crate::request::{Ending, Held, Operation, Owner, Pending, slot};
+use crate::request::{Ending, Operation, Owner, Pending, slot};
 use crate::task::Failed;
 use crate::waiters::Waiters;
 
@@ -209,10 +209,8 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
         sector: u64,
         buffer: NonNull<[u8]>,
     ) -> Result<Token, Error> {
-        self.check_owned(operation, sector, buffer.len())?;
-        let data = core::iter::once((buffer.cast(), buffer.len()));
         // SAFETY: as the caller promises.
-        unsafe { self.start(operation, sector, data, Owner::Poller, None) }
+        unsafe { self.start_one(operation, sector, buffer.cast(), buffer.len(), None, Owner::Poller) }
     }
 
     pub(crate) fn submit_without_data(&mut self, operation: Operation, owner: Owner) -> Result<Token, Error> {
@@ -235,29 +233,80 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
         buffer: B,
         owner: Owner,
     ) -> Result<Token, Rejected<B>> {
-        let raw = buffer.into_raw();
-        let started = match self.check_owned(operation, sector, raw.bytes) {
-            Ok(()) => {
-                let data = core::iter::once((raw.start, raw.bytes));
-                // SAFETY: a `Buffer` that was given up stays valid, untouched by others, until it is taken back. That
-                // is when the device is done with it, or below, when the device never saw it.
-                unsafe { self.start(operation, sector, data, owner, Some(raw)) }
+        // Taken apart: what a function gets as a whole has to be in memory.
+        let RawBuffer { start, bytes, extra } = buffer.into_raw();
+        // SAFETY: a `Buffer` that was given up stays valid, untouched by others, until it is taken back. That is when
+        // the device is done with it, or below, when the device never saw it.
+        let started = unsafe { self.start_one(operation, sector, start, bytes, Some(extra), owner) };
+        match started {
+            Ok(token) => Ok(token),
+            Err(error) => {
+                // SAFETY: the raw parts of a moment ago; the request was not submitted.
+                let buffer = unsafe { B::from_raw(RawBuffer { start, bytes, extra }) };
+                Err(Rejected { error, buffer })
             }
-            Err(error) => Err(error),
-        };
-        started.map_err(|error| {
-            // SAFETY: the raw parts of a moment ago; the request was not submitted.
-            let buffer = unsafe { B::from_raw(raw) };
-            Rejected { error, buffer }
-        })
+        }
     }
 
+    /// Puts a request on the ring whose data is in one buffer. If it owns that, `extra` is the rest of its raw parts.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`submit_read`](Queue::submit_read).
+    ///
+    /// # Safety
+    ///
+    /// As for [`start`](Queue::start).
     #[inline(always)]
-    fn check_owned(&self, operation: Operation, sector: u64, bytes: usize) -> Result<(), Error> {
+    unsafe fn start_one(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        start: NonNull<u8>,
+        bytes: usize,
+        extra: Option<usize>,
+        owner: Owner,
+    ) -> Result<Token, Error> {
+        self.limits.check_data(operation, sector, bytes)?;
+        if self.epoch.runs() {
+            // SAFETY: as the caller promises.
+            let token = unsafe {
+                self.ring.submit_framed(start, bytes, access(operation), move |slot| {
+                    write_header(slot, operation, sector);
+                    let buffer = extra.map(|extra| RawBuffer { start, bytes, extra });
+                    Pending::new(operation, sector, owner, buffer)
+                })
+            };
+            if let Some(token) = token {
+                return Ok(token);
+            }
+        }
+        // SAFETY: as the caller promises; nothing was done yet.
+        unsafe { self.start_slowly(operation, sector, start, bytes, extra, owner) }
+    }
+
+    /// As [`start_one`](Queue::start_one), when that is not as simple as it mostly is, or not possible.
+    ///
+    /// # Safety
+    ///
+    /// As for [`start`](Queue::start).
+    #[cold]
+    #[inline(never)]
+    unsafe fn start_slowly(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        start: NonNull<u8>,
+        bytes: usize,
+        extra: Option<usize>,
+        owner: Owner,
+    ) -> Result<Token, Error> {
         if bytes == 0 {
             return Err(Error::Empty);
         }
-        self.limits.check_data(operation, sector, bytes)
+        let buffer = extra.map(|extra| RawBuffer { start, bytes, extra });
+        // SAFETY: as the caller promises.
+        unsafe { self.start(operation, sector, core::iter::once((start, bytes)), owner, buffer) }
     }
 
     /// Puts one request on the ring: header, data, status.
@@ -267,7 +316,6 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     /// Each piece of data is valid for reads, and for writes if the device writes it, and touched by nobody else, until
     /// the request has ended or the device has acknowledged a reset. If there is a `buffer`, it is what the pieces lie
     /// in, and nobody else takes it back if this succeeds.
-    #[inline(always)]
     pub(crate) unsafe fn start(
         &mut self,
         operation: Operation,
@@ -279,21 +327,10 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
         if self.epoch.stopped() {
             return Err(Error::Stopped);
         }
-        let access = if operation == Operation::Write { Access::DeviceReads } else { Access::DeviceWrites };
         let sector = if operation == Operation::Flush { self.epoch.next_flush().into_bits() } else { sector };
         // SAFETY: as the caller promises.
-        match unsafe { chain(&mut self.ring, operation, sector, data, access) } {
-            // What is attached is written in one place and not moved any more: it is the largest part of a request.
-            Ok(chain) => Ok(chain.submit(Pending {
-                operation,
-                owner,
-                ending: Ending::InFlight,
-                cancelled: false,
-                sector,
-                buffer: Held::new(buffer),
-                waker: None,
-                next_done: None,
-            })),
+        match unsafe { chain(&mut self.ring, operation, sector, data) } {
+            Ok(chain) => Ok(chain.submit(Pending::new(operation, sector, owner, buffer))),
             Err(error) => Err(Error::from_chain(error, self.limits.segments)),
         }
     }
@@ -326,27 +363,34 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
             if let Some(mut used) = self.ring.pop_unless_broken() {
                 // Read once: what the device writes there from now on is of no interest.
                 let status = used.slot().load_u8::<{ slot::STATUS }>();
-                let pending = used.attachment();
-                if pending.owner == Owner::Poller && status == RequestStatus::OK.0 {
-                    if pending.operation != Operation::Read {
-                        note_success(pending, &self.epoch, &mut self.last_write);
-                    }
-                    return Ok(Some(completion(used, Ok(()))));
+                if used.attachment().plain && status == RequestStatus::OK.0 {
+                    let token = used.token();
+                    let Pending { sector, buffer, .. } = used.attachment();
+                    // SAFETY: the device is done with the request.
+                    let (sector, buffer) = (*sector, unsafe { buffer.take() });
+                    used.free();
+                    return Ok(Some(Completion { token, operation: Operation::Read, sector, result: Ok(()), buffer }));
                 }
-                let (token, owner) = note(&mut used, &self.epoch, &mut self.last_write, status);
-                return self.poll_slowly(Some((token, owner)));
+                let token = used.token();
+                self.end_with(token, status);
+            } else if self.interrupts.is_none() && self.ring.broken().is_none() {
+                return Ok(None);
             }
         }
-        self.poll_slowly(None)
+        // What comes out of memory is taken apart here, so that what is above need not go through memory.
+        match self.poll_slowly() {
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+            Ok(Some(Completion { token, operation, sector, result, buffer })) => {
+                Ok(Some(Completion { token, operation, sector, result, buffer }))
+            }
+        }
     }
 
     /// As [`poll`](Queue::poll), when what comes next is not a success of a poller's.
     #[cold]
     #[inline(never)]
-    fn poll_slowly(&mut self, noticed: Option<(Token, Owner)>) -> Result<Option<Completion<B>>, Error> {
-        if let Some((token, owner)) = noticed {
-            self.keep(token, owner);
-        }
+    fn poll_slowly(&mut self) -> Result<Option<Completion<B>>, Error> {
         loop {
             if let Some(token) = self.first_done {
                 return Ok(self.take_done(token));
@@ -435,13 +479,38 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     /// Notices the next request that has ended. It stays in its slot.
     pub(crate) fn notice(&mut self) -> Result<Option<(Token, Owner)>, Error> {
         loop {
-            if let Some(mut used) = self.ring.pop().map_err(Error::Violation)? {
+            if let Some(used) = self.ring.pop().map_err(Error::Violation)? {
                 let status = used.slot().load_u8::<{ slot::STATUS }>();
-                return Ok(Some(note(&mut used, &self.epoch, &mut self.last_write, status)));
+                let token = used.token();
+                return Ok(self.note(token, status).map(|owner| (token, owner)));
             }
             if !self.look_again() {
                 return Ok(None);
             }
+        }
+    }
+
+    /// Takes note of what the device has left as the status of a request that it has used, and of what follows from it for
+    /// the question which writes a flush has covered. To whom the request belongs.
+    fn note(&mut self, token: Token, status: u8) -> Option<Owner> {
+        let pending = self.ring.attachment(token)?;
+        pending.ending = Ending::Status(status);
+        if status == RequestStatus::OK.0 {
+            match pending.operation {
+                Operation::Write => self.last_write = Some(self.epoch.last_flush()),
+                Operation::Flush => self.epoch.flushed(FlushNumber::from_bits(pending.sector)),
+                Operation::Read | Operation::DeviceId => {}
+            }
+        }
+        Some(pending.owner)
+    }
+
+    /// Notes the status of a request that the device has used, and keeps it for its owner.
+    #[cold]
+    #[inline(never)]
+    fn end_with(&mut self, token: Token, status: u8) {
+        if let Some(owner) = self.note(token, status) {
+            self.keep(token, owner);
         }
     }
 
@@ -467,8 +536,6 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     }
 
     /// Keeps a request that has ended for its owner.
-    #[cold]
-    #[inline(never)]
     pub(crate) fn keep(&mut self, token: Token, owner: Owner) {
         match owner {
             Owner::Poller => {
@@ -535,9 +602,19 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
         }
     }
 
-    /// Whether there may be room for a request.
-    pub(crate) fn has_room(&self) -> bool {
-        self.ring.free() > 0
+    /// The task that has waited longest for room, if there is some: to be woken outside of the lock.
+    #[inline]
+    pub(crate) fn next_waiter(&mut self) -> Option<Waker> {
+        if self.ring.has_free() { self.waiters.call() } else { None }
+    }
+
+    /// Takes the request of a task out of its slot if it has ended, and its waker if that was not called.
+    #[inline]
+    pub(crate) fn take_if_ended(&mut self, token: Token) -> Option<(Completion<B>, Option<Waker>)> {
+        let mut used = self.ring.used(token)?;
+        let pending = used.attachment();
+        let (result, waker) = (pending.result(), pending.waker.take());
+        Some((completion(used, result), waker))
     }
 
     pub(crate) fn waiters(&mut self) -> &mut Waiters<M> {
@@ -670,31 +747,6 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
     }
 }
 
-/// Takes note of what the device has left as the status of a request.
-fn note<M: Memory, B: Buffer>(
-    used: &mut Used<'_, M, Pending<B>>,
-    epoch: &Epoch<M>,
-    last_write: &mut Option<FlushNumber>,
-    status: u8,
-) -> (Token, Owner) {
-    let token = used.token();
-    let pending = used.attachment();
-    pending.ending = Ending::Status(status);
-    if status == RequestStatus::OK.0 {
-        note_success(pending, epoch, last_write);
-    }
-    (token, pending.owner)
-}
-
-/// Takes note of a request that went well, for the question which writes a flush has covered.
-fn note_success<M: Memory, B: Buffer>(pending: &Pending<B>, epoch: &Epoch<M>, last_write: &mut Option<FlushNumber>) {
-    match pending.operation {
-        Operation::Write => *last_write = Some(epoch.last_flush()),
-        Operation::Flush => epoch.flushed(FlushNumber::from_bits(pending.sector)),
-        Operation::Read | Operation::DeviceId => {}
-    }
-}
-
 /// Takes a request that has ended out of its slot.
 #[inline(always)]
 fn completion<M: Memory, B: Buffer>(mut used: Used<'_, M, Pending<B>>, result: Result<(), Error>) -> Completion<B> {
@@ -712,25 +764,29 @@ fn completion<M: Memory, B: Buffer>(mut used: Used<'_, M, Pending<B>>, result: R
     completion
 }
 
+/// What the device does with the data of an operation.
+#[inline(always)]
+fn access(operation: Operation) -> Access {
+    if operation == Operation::Write { Access::DeviceReads } else { Access::DeviceWrites }
+}
+
 /// Builds the chain of a request.
 ///
 /// # Safety
 ///
 /// As for [`Queue::start`].
-#[inline(always)]
 unsafe fn chain<M: Memory, B: Buffer>(
     ring: &mut Ring<M, Pending<B>>,
     operation: Operation,
     sector: u64,
     data: impl Iterator<Item = (NonNull<u8>, usize)>,
-    access: Access,
 ) -> Result<Ready<'_, M, Pending<B>>, ChainError> {
     let mut chain = ring.chain()?;
     write_header(chain.slot(), operation, sector);
     chain.slot_part(slot::HEADER, slot::HEADER_BYTES, Access::DeviceReads)?;
     for (start, bytes) in data {
         // SAFETY: as the caller promises.
-        unsafe { chain.buffer(start, bytes, access) }?;
+        unsafe { chain.buffer(start, bytes, access(operation)) }?;
     }
     chain.slot_part(slot::STATUS, slot::STATUS_BYTES, Access::DeviceWrites)?;
     chain.ready()
@@ -740,7 +796,6 @@ unsafe fn chain<M: Memory, B: Buffer>(
 #[inline(always)]
 fn write_header<B: Buffer>(header: &SlotMemory<'_, Pending<B>>, operation: Operation, sector: u64) {
     header.store_u32::<{ slot::TYPE }>(operation.request_type().0);
-    header.store_u32::<{ slot::RESERVED }>(0);
     header.store_u64::<{ slot::SECTOR }>(operation.sector(sector));
     header.store_u8::<{ slot::STATUS }>(slot::UNANSWERED);
 }

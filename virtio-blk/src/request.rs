@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use core::task::Waker;
 
 use virtio_spec::block::{RequestStatus, RequestType};
-use virtqueue::{Attachment, Token};
+use virtqueue::{Attachment, Frame, Token};
 
 use crate::buffer::{Buffer, RawBuffer};
 use crate::error::{DeviceError, Error};
@@ -60,12 +60,10 @@ impl fmt::Display for Operation {
 /// The shared memory of a slot: the request's header and its status, written by the driver and read by the device, or
 /// the other way round (5.2.6, "Device Operation").
 pub(crate) mod slot {
-    /// The header's offset. Its fields follow: type, priority, sector.
+    /// The header's offset. Its fields follow: type, a reserved one that stays zero, sector.
     pub(crate) const HEADER: usize = 0;
     /// The offset of the type.
     pub(crate) const TYPE: usize = 0;
-    /// The offset of the field that is reserved.
-    pub(crate) const RESERVED: usize = 4;
     /// The offset of the first sector.
     pub(crate) const SECTOR: usize = 8;
     /// The length of the header.
@@ -83,7 +81,6 @@ pub(crate) mod slot {
         use core::mem::{offset_of, size_of};
         use virtio_spec::block::RequestHeader;
         assert!(TYPE == HEADER + offset_of!(RequestHeader, request_type));
-        assert!(RESERVED == HEADER + offset_of!(RequestHeader, reserved));
         assert!(SECTOR == HEADER + offset_of!(RequestHeader, sector));
         assert!(HEADER_BYTES == size_of::<RequestHeader>());
     };
@@ -129,6 +126,8 @@ pub(crate) struct Pending<B: Buffer> {
     pub(crate) ending: Ending,
     /// Nobody waits for it to happen: it is not issued again after a reset.
     pub(crate) cancelled: bool,
+    /// If it goes well, there is nothing to do but to give it to whoever polls.
+    pub(crate) plain: bool,
     /// The first sector. Of a flush, its number.
     pub(crate) sector: u64,
     /// The buffer, if the request owns one.
@@ -180,9 +179,29 @@ impl<B: Buffer> Drop for Held<B> {
 
 impl<B: Buffer> Attachment for Pending<B> {
     const SLOT_BYTES: usize = slot::BYTES;
+    const FRAME: Option<Frame> = Some(Frame {
+        header: (slot::HEADER, slot::HEADER_BYTES as u32),
+        status: (slot::STATUS, slot::STATUS_BYTES as u32),
+    });
 }
 
 impl<B: Buffer> Pending<B> {
+    /// A request that begins. `sector` as it is [kept](Pending::sector).
+    #[inline(always)]
+    pub(crate) fn new(operation: Operation, sector: u64, owner: Owner, buffer: Option<RawBuffer>) -> Self {
+        Self {
+            operation,
+            owner,
+            ending: Ending::InFlight,
+            cancelled: false,
+            plain: owner == Owner::Poller && operation == Operation::Read,
+            sector,
+            buffer: Held::new(buffer),
+            waker: None,
+            next_done: None,
+        }
+    }
+
     /// The first sector, 0 for an operation that has none.
     #[inline(always)]
     pub(crate) fn sector(&self) -> u64 {

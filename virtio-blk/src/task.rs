@@ -154,11 +154,12 @@ impl<S: SharedQueue> AsyncQueue<S> {
             match self.queue.with(next_waker)? {
                 Next::Wake(waker) => waker.wake(),
                 Next::Again => {}
-                Next::Nothing => break,
+                Next::Nothing(waiter) => {
+                    wake(waiter);
+                    return Ok(());
+                }
             }
         }
-        self.call_waiter();
-        Ok(())
     }
 
     /// The whole of an interrupt handler: acknowledges, wakes the tasks whose requests were used, and tells whether the
@@ -181,10 +182,14 @@ impl<S: SharedQueue> AsyncQueue<S> {
 
     /// Wakes the task that has waited longest, if there is room for its request.
     fn call_waiter(&self) {
-        let waker = self.queue.with(|queue| if queue.has_room() { queue.waiters().call() } else { None });
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(self.queue.with(Queue::next_waiter));
+    }
+}
+
+/// Wakes a task, outside of the lock.
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 
@@ -192,12 +197,13 @@ impl<S: SharedQueue> AsyncQueue<S> {
 enum Next {
     Wake(Waker),
     Again,
-    Nothing,
+    /// There is no more but a task in line, for whose request there may be room now.
+    Nothing(Option<Waker>),
 }
 
 fn next_waker<M: Memory, N: Notifier, B: Buffer>(queue: &mut Queue<M, N, B>) -> Result<Next, Error> {
     let Some((token, owner)) = queue.notice()? else {
-        return Ok(Next::Nothing);
+        return Ok(Next::Nothing(queue.next_waiter()));
     };
     if owner == Owner::Task {
         return Ok(match queue.pending(token).and_then(|pending| pending.waker.take()) {
@@ -256,14 +262,14 @@ impl<'a, S: SharedQueue> Request<'a, S> {
         // Cloned and dropped outside of the lock, as it is not our code that does it.
         let waker = context.waker().clone();
         let (operation, sector, commits) = (self.operation, self.sector, self.shared.commits);
-        let (submitted, unused) = self.shared.queue.with(|queue| {
+        let (submitted, unused, next) = self.shared.queue.with(|queue| {
             let room = !queue.waiters().must_wait(ticket);
             let submitted = if room {
                 queue.submit_task(operation, sector, buffer)
             } else {
                 Err(Failed { error: Error::QueueFull, buffer })
             };
-            match submitted {
+            let (submitted, unused) = match submitted {
                 Ok(token) => {
                     if let Some(pending) = queue.pending(token) {
                         pending.waker = Some(waker);
@@ -283,14 +289,16 @@ impl<'a, S: SharedQueue> Request<'a, S> {
                     }
                 }
                 Err(failed) => (Err(failed), ticket.take().and_then(|ticket| queue.waiters().leave(ticket))),
-            }
+            };
+            // The next one in line may find room as well.
+            let next = if ticket.is_none() { queue.next_waiter() } else { None };
+            (submitted, unused, next)
         });
+        wake(next);
         match submitted {
             Ok(token) => {
                 self.state = State::Submitted(token);
                 drop(unused);
-                // The next one in line may find room as well.
-                self.shared.call_waiter();
                 Poll::Pending
             }
             Err(Failed { error: Error::QueueFull, buffer }) => {
@@ -302,7 +310,6 @@ impl<'a, S: SharedQueue> Request<'a, S> {
             }
             Err(failed) => {
                 drop(unused);
-                self.shared.call_waiter();
                 Poll::Ready(Err(failed))
             }
         }
@@ -310,25 +317,23 @@ impl<'a, S: SharedQueue> Request<'a, S> {
 
     /// Looks whether the request has ended.
     fn look(&mut self, token: Token, context: &Context<'_>) -> Poll<Ended<S::Buffer>> {
-        let waker = context.waker().clone();
-        let mut old = None;
-        let completion = self.shared.queue.with(|queue| match queue.pending(token) {
-            Some(pending) if pending.ending == Ending::InFlight => {
-                old = pending.waker.replace(waker);
-                None
-            }
-            Some(pending) => {
-                old = pending.waker.take();
-                queue.take(token)
-            }
-            None => None,
-        });
-        drop(old);
-        let Some(completion) = completion else {
+        let (mut ended, next) = self.shared.queue.with(|queue| (queue.take_if_ended(token), queue.next_waiter()));
+        wake(next);
+        if ended.is_none() {
+            // Cloned and dropped outside of the lock.
+            let mut waker = Some(context.waker().clone());
+            ended = self.shared.queue.with(|queue| {
+                let ended = queue.take_if_ended(token);
+                if let (None, Some(pending)) = (&ended, queue.pending(token)) {
+                    core::mem::swap(&mut pending.waker, &mut waker);
+                }
+                ended
+            });
+        }
+        let Some((completion, _)) = ended else {
             self.state = State::Submitted(token);
             return Poll::Pending;
         };
-        self.shared.call_waiter();
         Poll::Ready(match completion.result {
             Ok(()) => Ok(completion.buffer),
             Err(error) => Err(Failed { error, buffer: completion.buffer }),

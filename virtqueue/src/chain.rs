@@ -21,6 +21,8 @@ const CHAIN_BYTES_MAX: u64 = 1 << 32;
 /// Dropped without [`submit`](Chain::submit), it ends the mappings that it made and frees its slot.
 pub struct Chain<'q, M: Memory, T: Attachment> {
     pub(crate) ring: &'q mut SplitRing<M>,
+    /// The first free slot.
+    pub(crate) first_free: &'q mut u16,
     pub(crate) memory: &'q M,
     pub(crate) slot: &'q mut Slot<T>,
     pub(crate) slot_memory: SlotMemory<'q, T>,
@@ -33,7 +35,6 @@ pub struct Chain<'q, M: Memory, T: Attachment> {
     pub(crate) chain_max: u16,
     pub(crate) segment_max_bytes: u32,
     pub(crate) little_endian: bool,
-    pub(crate) in_flight: &'q mut u16,
     pub(crate) id: u16,
     pub(crate) count: u16,
     pub(crate) bytes: u64,
@@ -241,17 +242,18 @@ impl<M: Memory, T: Attachment> Ready<'_, M, T> {
             Some(last) => {
                 let (bytes, flags) = chain.last;
                 last.at(0).rest.store(descriptor_rest(chain.little_endian, bytes, flags - DescriptorFlags::NEXT, 0));
-                chain.ring.add_indirect(id, count);
+                chain.ring.set_table_length(id, count);
+                chain.ring.add(id);
             }
             None => chain.ring.add_direct(id, chain.segments.get(..usize::from(count)).unwrap_or_default()),
         }
         let slot = &mut *chain.slot;
         // SAFETY: it is a place for such a value. Nothing is dropped that was there before, as the slot was free.
         unsafe { core::ptr::from_mut(&mut slot.attachment).write(Some(attachment)) };
-        slot.written_bytes = chain.writable_bytes;
+        // A device can say no more than fits either.
+        slot.writable_bytes = u32::try_from(chain.writable_bytes).unwrap_or(u32::MAX);
         slot.segments = count;
         slot.state = State::InFlight;
-        *chain.in_flight += 1;
         Token { id, generation: slot.generation }
     }
 }
@@ -265,6 +267,11 @@ impl<M: Memory, T: Attachment> Drop for Chain<'_, M, T> {
                 unsafe { segment.unmap(self.memory) };
             }
         }
-        self.ring.release(self.id);
+        if self.table.is_some() {
+            self.slot.next = *self.first_free;
+            *self.first_free = self.id;
+        } else {
+            self.ring.release_chain(self.id, 1);
+        }
     }
 }

@@ -84,5 +84,5 @@ pub use memory::{Access, Memory, MemoryError, PageRequest, Pages, Piece, Purpose
 pub use owned::PrivateSlice;
 pub use queue::{Notification, Queue};
 pub use settings::{Areas, MemoryNeed, Settings};
-pub use slot::{Attachment, SlotMemory, Token};
+pub use slot::{Attachment, Frame, SlotMemory, Token};
 pub use used::Used;

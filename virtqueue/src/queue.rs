@@ -1,17 +1,19 @@
 //! A queue: a ring, and a slot for each chain that can be in flight.
 
+use core::ptr::NonNull;
+
 use virtio_spec::split_ring::{DescriptorFlags, MAX_QUEUE_SIZE};
 
 use crate::chain::Chain;
 use crate::error::{ChainError, QueueSetupError, Violation};
 use crate::layout::SplitLayout;
-use crate::memory::{Memory, PageRequest, Purpose};
+use crate::memory::{Access, Memory, PageRequest, Purpose};
 use crate::owned::{OwnedPages, PrivateSlice};
 use crate::segment::Segment;
 use crate::settings::{Areas, MemoryNeed, Settings};
-use crate::shared::SharedDescriptor;
-use crate::slot::{Attachment, Slot, SlotMemory, State, Token};
-use crate::split::SplitRing;
+use crate::shared::{Shared, SharedDescriptor};
+use crate::slot::{Attachment, Frame, Slot, SlotMemory, State, Token};
+use crate::split::{SplitRing, descriptor_rest};
 use crate::used::Used;
 
 /// The fewest entries of a queue: a read of a block device takes three descriptors.
@@ -39,7 +41,15 @@ pub struct Queue<M: Memory, T: Attachment> {
     slot_stride: usize,
     memory: M,
     settings: Settings,
-    in_flight: u16,
+    /// The most bytes of a frame's buffer: one descriptor, and with the status no more than 32 bits can say.
+    framed_max_bytes: u32,
+    /// With indirect tables, the first free slot; a number that no slot has if there is none.
+    first_free: u16,
+    /// How many slots may be taken: all, or none once the device broke the rules. Never more than there are.
+    usable: u16,
+    /// The number of chains in flight, less those that the ring counts: of those that were in flight at a restart,
+    /// the ring has only those that were reissued.
+    off_ring: u16,
     broken: Option<Violation>,
     exposed: bool,
 }
@@ -47,6 +57,12 @@ pub struct Queue<M: Memory, T: Attachment> {
 impl<M: Memory, T: Attachment> Queue<M, T> {
     /// Where the indirect table of a slot starts, behind the driver's own bytes.
     const TABLE_OFFSET: usize = T::SLOT_BYTES.next_multiple_of(size_of::<SharedDescriptor>());
+
+    /// A frame is part of the slot's own bytes.
+    const FRAME_IS_INSIDE: () = if let Some(Frame { header, status }) = T::FRAME {
+        assert!(header.0 + header.1 as usize <= T::SLOT_BYTES && status.0 + status.1 as usize <= T::SLOT_BYTES);
+        assert!(header.1 > 0 && status.1 > 0, "a descriptor is never empty");
+    };
 
     /// The distance from one slot to the next in shared memory.
     const fn slot_stride(settings: &Settings) -> usize {
@@ -78,7 +94,10 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         MemoryNeed {
             ring: SplitLayout::new(settings.size, settings.contiguous_align).bytes,
             slots: size * Self::slot_stride(settings),
-            private: size * (size_of::<u16>() + size_of::<Slot<T>>() + Self::recorded(settings) * size_of::<Segment>()),
+            private: size
+                * (size_of::<Slot<T>>()
+                    + Self::recorded(settings) * size_of::<Segment>()
+                    + if settings.indirect { 0 } else { size_of::<u16>() }),
         }
     }
 
@@ -100,8 +119,6 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         let ring = SplitRing::new(&memory, &settings)?;
         let count = usize::from(size);
         let failed = |bytes| move |error| QueueSetupError::Memory { bytes, error };
-        let slots =
-            PrivateSlice::allocate(&memory, count, |_| Slot::free()).map_err(failed(count * size_of::<Slot<T>>()))?;
         let recorded = Self::recorded(&settings);
         let segments = PrivateSlice::allocate(&memory, count * recorded, |_| Segment::EMPTY)
             .map_err(failed(count * recorded * size_of::<Segment>()))?;
@@ -109,13 +126,21 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         let bytes = count * slot_stride;
         let request = PageRequest { bytes, align: SLOT_ALIGN, max_address: u64::MAX, purpose: Purpose::Shared };
         let shared = OwnedPages::allocate(&memory, request).map_err(failed(bytes))?;
-        if settings.indirect {
-            for id in 0..size {
-                let offset = usize::from(id) * slot_stride + Self::TABLE_OFFSET;
-                ring.set_table(id, shared.device_address().wrapping_add(offset as u64));
-            }
-        }
-        Ok(Self {
+        let slots = PrivateSlice::allocate(&memory, count, |index| Slot {
+            attachment: None,
+            // SAFETY: there are fewer slots than `count`, for each of which `shared` has `slot_stride` bytes.
+            shared: unsafe { shared.start().add(index * slot_stride) },
+            generation: 0,
+            writable_bytes: 0,
+            used_bytes: 0,
+            segments: 0,
+            // Behind the last one there is none: its number is that of no slot.
+            next: index as u16 + 1,
+            state: State::Free,
+            framed: false,
+        })
+        .map_err(failed(count * size_of::<Slot<T>>()))?;
+        let mut queue = Self {
             ring,
             slots,
             segments,
@@ -124,10 +149,63 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
             slot_stride,
             memory,
             settings,
-            in_flight: 0,
+            framed_max_bytes: settings.segment_max_bytes.min(u32::MAX - T::SLOT_BYTES as u32),
+            first_free: 0,
+            usable: size,
+            off_ring: 0,
             broken: None,
             exposed: false,
-        })
+        };
+        queue.write_tables();
+        Ok(queue)
+    }
+
+    /// Writes what stays in shared memory from one chain to the next: where the tables are, and the descriptors of
+    /// frames.
+    fn write_tables(&mut self) {
+        if !self.settings.indirect {
+            return;
+        }
+        for id in 0..self.settings.size {
+            let offset = usize::from(id) * self.slot_stride + Self::TABLE_OFFSET;
+            self.ring.set_table(id, self.shared.device_address().wrapping_add(offset as u64));
+            self.write_frame(id);
+        }
+    }
+
+    /// Writes the descriptors around a frame's buffer into the table of a slot that is free. Returns whether there is a
+    /// frame now.
+    #[cold]
+    #[inline(never)]
+    fn write_frame(&mut self, id: u16) -> bool {
+        const { Self::FRAME_IS_INSIDE };
+        let Some(frame) = T::FRAME else { return false };
+        let (little_endian, index) = (self.settings.contiguous_align.is_none(), usize::from(id));
+        let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.state == State::Free) else { return false };
+        if !self.settings.indirect || self.settings.chain_max < Frame::DESCRIPTORS {
+            return false;
+        }
+        let table = Self::table(slot.shared);
+        let address = self.shared.device_address().wrapping_add((index * self.slot_stride) as u64);
+        let parts = [(0, frame.header, DescriptorFlags::NEXT, 1), (2, frame.status, DescriptorFlags::WRITE, 0)];
+        for (index, (offset, bytes), flags, next) in parts {
+            let address = address.wrapping_add(offset as u64);
+            let address = if little_endian { address.to_le() } else { address };
+            table.at(index).address.store(address);
+            table.at(index).rest.store(descriptor_rest(little_endian, bytes, flags, next));
+        }
+        self.ring.set_table_length(id, Frame::DESCRIPTORS);
+        slot.segments = Frame::DESCRIPTORS;
+        slot.framed = true;
+        true
+    }
+
+    /// The first four descriptors of the indirect table of the slot whose shared bytes these are.
+    #[inline(always)]
+    fn table(slot: NonNull<u8>) -> Shared<SharedDescriptor> {
+        // SAFETY: the table lies behind the driver's bytes in the same slot, aligned; callers hold that its length is
+        // more than the index that they access.
+        unsafe { Shared::array(slot, Self::TABLE_OFFSET, 3) }
     }
 
     /// Where the queue is, to be told to the device.
@@ -164,14 +242,29 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     }
 
     /// The number of chains that the device may have.
+    #[inline]
     pub fn in_flight(&self) -> u16 {
-        self.in_flight
+        self.ring.unused().wrapping_add(self.off_ring)
+    }
+
+    /// Whether a chain can be started, unless the device broke the rules.
+    pub fn has_free(&self) -> bool {
+        if self.settings.indirect { self.first_free < self.settings.size } else { self.ring.free() > 0 }
     }
 
     /// The number of chains that can still be started; without INDIRECT_DESC an upper bound, as each takes several
-    /// entries.
+    /// entries. It goes through all of them.
     pub fn free(&self) -> u16 {
-        self.ring.free()
+        if !self.settings.indirect {
+            return self.ring.free();
+        }
+        let mut free = 0;
+        let mut id = self.first_free;
+        while let Some(slot) = self.slots.get(usize::from(id)) {
+            free += 1;
+            id = slot.next;
+        }
+        free
     }
 
     /// How the device broke the rules, if it did.
@@ -189,20 +282,24 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         if let Some(violation) = self.broken {
             return Err(ChainError::Broken(violation));
         }
-        let id = self.ring.reserve().ok_or(ChainError::Full)?;
+        let id = if self.settings.indirect { self.first_free } else { self.ring.reserve().ok_or(ChainError::Full)? };
         let index = usize::from(id);
         let Some(slot) = self.slots.get_mut(index) else {
             return Err(ChainError::Full);
         };
+        if self.settings.indirect {
+            self.first_free = slot.next;
+        }
+        slot.framed = false;
         let segments: &mut [Segment] = if M::UNMAPS || !self.settings.indirect {
             recorded(&mut self.segments, index, self.recorded)
         } else {
             &mut []
         };
-        // SAFETY: `id` is less than the number of slots, for each of which `shared` has `slot_stride` bytes.
-        let base = unsafe { self.shared.start().add(index * self.slot_stride) };
+        let base = slot.shared;
         Ok(Chain {
             ring: &mut self.ring,
+            first_free: &mut self.first_free,
             memory: &self.memory,
             slot,
             // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
@@ -218,13 +315,73 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
             chain_max: self.settings.chain_max,
             segment_max_bytes: self.settings.segment_max_bytes,
             little_endian: self.settings.contiguous_align.is_none(),
-            in_flight: &mut self.in_flight,
             id,
             count: 0,
             bytes: 0,
             writable_bytes: 0,
             last: (0, DescriptorFlags::empty()),
         })
+    }
+
+    /// Puts a chain on the ring that is a [`Frame`] around one buffer: the usual form of a request, in the fewest steps.
+    /// The device sees it after [`commit`](Queue::commit).
+    ///
+    /// `fill` writes the slot's own memory and returns what is to be attached. `None`, and nothing was done, whenever it
+    /// is not as simple as that: there is no free slot, the device broke the rules, the buffer takes several
+    /// descriptors, or none, or has to be mapped, or the queue has no indirect tables. Then build the chain piece by
+    /// piece, which says what is wrong if something is.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Chain::buffer`].
+    #[inline(always)]
+    pub unsafe fn submit_framed(
+        &mut self,
+        start: NonNull<u8>,
+        bytes: usize,
+        access: Access,
+        fill: impl FnOnce(&SlotMemory<'_, T>) -> T,
+    ) -> Option<Token> {
+        let id = self.first_free;
+        if M::UNMAPS || id >= self.usable {
+            return None;
+        }
+        // SAFETY: `usable` is not more than the number of slots.
+        if !unsafe { self.slots.get_unchecked(usize::from(id)) }.framed && !self.write_frame(id) {
+            return None;
+        }
+        // SAFETY: as above.
+        let slot = unsafe { self.slots.get_unchecked_mut(usize::from(id)) };
+        // What is empty is refused as what is too long is.
+        if bytes.wrapping_sub(1) >= self.framed_max_bytes as usize {
+            return None;
+        }
+        let piece = self.memory.translate(start, bytes).ok()?;
+        if piece.bytes < bytes {
+            return None;
+        }
+        let (length, little_endian) = (bytes as u32, self.settings.contiguous_align.is_none());
+        // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
+        let attachment = fill(&unsafe { SlotMemory::new(slot.shared, little_endian) });
+        let status = match T::FRAME {
+            Some(frame) => frame.status.1,
+            None => 0,
+        };
+        let (flags, writable_bytes) = match access {
+            Access::DeviceReads => (DescriptorFlags::NEXT, status),
+            Access::DeviceWrites => (DescriptorFlags::NEXT | DescriptorFlags::WRITE, length + status),
+        };
+        let address = piece.device_address;
+        let table = Self::table(slot.shared);
+        table.at(1).address.store(if little_endian { address.to_le() } else { address });
+        table.at(1).rest.store(descriptor_rest(little_endian, length, flags, 2));
+        self.ring.add(id);
+        self.first_free = slot.next;
+        // SAFETY: it is a place for such a value. Nothing is dropped that was there before, as the slot was free.
+        unsafe { core::ptr::from_mut(&mut slot.attachment).write(Some(attachment)) };
+        slot.writable_bytes = writable_bytes;
+        slot.state = State::InFlight;
+        Some(Token { id, generation: slot.generation })
     }
 
     /// Lets the device see every chain that was submitted since the last call, with one store of the index. `Some` if
@@ -257,39 +414,59 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         }
         let (id, written_bytes) = self.ring.take();
         let index = id as usize;
-        // There are as many slots as entries: that there is one with this index makes it a number of the ring.
-        let slot = match self.slots.get_mut(index) {
-            Some(slot) if slot.state == State::InFlight => slot,
-            _ => {
-                self.broken = Some(self.ring.distrust(id));
-                return None;
-            }
-        };
+        // SAFETY: there are as many slots as entries, and the index is looked at once it is known to be less.
+        if id >= u32::from(self.settings.size) || unsafe { self.slots.get_unchecked(index) }.state != State::InFlight {
+            self.distrust(id);
+            return None;
+        }
+        // SAFETY: as above.
+        let slot = unsafe { self.slots.get_unchecked_mut(index) };
         // SAFETY: the device has returned the chain, which was in flight until now. Should the kernel's memory unwind
         // here, the slot stays in flight: its buffers are leaked, or given back after a reset.
         unsafe { unmap(&self.memory, &mut self.segments, index * self.recorded, slot.segments) };
         slot.state = State::Used;
-        slot.written_bytes = slot.written_bytes.min(u64::from(written_bytes));
-        self.in_flight -= 1;
-        // SAFETY: the index is one of a slot, for each of which `shared` has `slot_stride` bytes.
-        let base = unsafe { self.shared.start().add(index * self.slot_stride) };
+        slot.used_bytes = written_bytes;
+        // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
+        let slot_memory = unsafe { SlotMemory::new(slot.shared, self.settings.contiguous_align.is_none()) };
         Some(Used {
             indirect: self.settings.indirect,
             ring: &mut self.ring,
+            first_free: &mut self.first_free,
             slot,
-            // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
-            slot_memory: unsafe { SlotMemory::new(base, self.settings.contiguous_align.is_none()) },
+            slot_memory,
             id: id as u16,
         })
     }
 
     /// Looks at the device's index, now that all is taken that the last look allowed. Whether there is more.
-    #[inline(never)]
+    #[inline(always)]
     fn look(&mut self) -> bool {
-        if self.broken.is_none() {
-            self.broken = self.ring.look().err();
+        match self.ring.look() {
+            Ok(more) => more,
+            Err(found) => {
+                let violation = self.ring.jumped(found);
+                self.break_off(violation);
+                false
+            }
         }
-        self.broken.is_none() && !self.ring.is_exhausted()
+    }
+
+    /// The device returned a chain that it did not have.
+    #[cold]
+    #[inline(never)]
+    fn distrust(&mut self, id: u32) {
+        let violation = self.ring.distrust(id);
+        self.break_off(violation);
+    }
+
+    /// The device broke the rules: from now on there is nothing on the ring, for either side.
+    #[cold]
+    #[inline(never)]
+    fn break_off(&mut self, violation: Violation) {
+        self.off_ring = self.in_flight();
+        self.ring.close();
+        self.usable = 0;
+        self.broken = self.broken.or(Some(violation));
     }
 
     /// The chain of a token, if the device has used it and nobody has taken it.
@@ -303,13 +480,13 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     fn used_slot(&mut self, id: u16) -> Option<Used<'_, M, T>> {
         let index = usize::from(id);
         let slot = self.slots.get_mut(index).filter(|slot| slot.state == State::Used)?;
-        // SAFETY: `id` is less than the number of slots, for each of which `shared` has `slot_stride` bytes.
-        let base = unsafe { self.shared.start().add(index * self.slot_stride) };
+        // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
+        let slot_memory = unsafe { SlotMemory::new(slot.shared, self.settings.contiguous_align.is_none()) };
         Some(Used {
             ring: &mut self.ring,
+            first_free: &mut self.first_free,
             slot,
-            // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
-            slot_memory: unsafe { SlotMemory::new(base, self.settings.contiguous_align.is_none()) },
+            slot_memory,
             id,
             indirect: self.settings.indirect,
         })
@@ -330,10 +507,8 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
             return None;
         }
         let attachment = slot.attachment.as_mut()?;
-        // SAFETY: `id` is less than the number of slots, for each of which `shared` has `slot_stride` bytes.
-        let base = unsafe { self.shared.start().add(index * self.slot_stride) };
         // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
-        let memory = unsafe { SlotMemory::new(base, self.settings.contiguous_align.is_none()) };
+        let memory = unsafe { SlotMemory::new(slot.shared, self.settings.contiguous_align.is_none()) };
         Some((memory, attachment))
     }
 
@@ -359,8 +534,12 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     ///
     /// The device was reset and has acknowledged it, and was not told of the queue since.
     pub unsafe fn restart(&mut self) {
+        self.off_ring = self.in_flight();
         self.ring.restart();
         self.broken = None;
+        self.usable = self.settings.size;
+        // The device may have written there.
+        self.write_tables();
         self.exposed = false;
     }
 
@@ -379,8 +558,10 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         if slot.generation != token.generation || slot.state != State::InFlight {
             return false;
         }
+        self.off_ring = self.off_ring.wrapping_sub(1);
         if self.settings.indirect {
-            self.ring.add_indirect(token.id, slot.segments);
+            self.ring.set_table_length(token.id, slot.segments);
+            self.ring.add(token.id);
         } else {
             let segments = self.segments.get(index * self.recorded..).unwrap_or_default();
             self.ring.readd_direct(token.id, segments.get(..usize::from(slot.segments)).unwrap_or_default());
@@ -409,14 +590,14 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
             unsafe { unmap(&self.memory, &mut self.segments, index * self.recorded, slot.segments) };
         }
         slot.state = State::Used;
-        slot.written_bytes = 0;
-        self.in_flight -= 1;
+        slot.used_bytes = 0;
+        self.off_ring = self.off_ring.wrapping_sub(1);
         true
     }
 
     /// Whether [`pop`](Queue::pop) has something to say: a chain, or a violation.
     pub fn has_used(&mut self) -> bool {
-        self.broken.is_some() || !self.ring.is_exhausted() || self.ring.look().is_err() || !self.ring.is_exhausted()
+        !self.ring.is_exhausted() || self.look() || self.broken.is_some()
     }
 
     /// Asks the device not to interrupt when it has used chains. It is a hint: some interrupts may come all the same.
@@ -431,7 +612,10 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     /// [`pop`](Queue::pop) has something to say. Only after `true` is it safe to sleep.
     #[must_use = "where it is false, no interrupt may come"]
     pub fn enable_interrupts(&mut self, chains: u16) -> bool {
-        self.broken.is_none() && self.ring.enable_interrupts(chains).unwrap_or(false)
+        // A chain that the device used before it saw this came without an interrupt; so look once more.
+        let wanted = self.ring.enable_interrupts(chains);
+        self.look();
+        self.broken.is_none() && self.ring.seen_unused() < wanted
     }
 }
 

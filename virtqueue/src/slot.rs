@@ -15,6 +15,24 @@ pub trait Attachment {
     /// The number of bytes of shared memory that each slot has for the driver's own small structures: headers,
     /// statuses.
     const SLOT_BYTES: usize;
+
+    /// The parts of the slot that most chains begin and end with, for [`Queue::submit_framed`](crate::Queue::submit_framed).
+    const FRAME: Option<Frame> = None;
+}
+
+/// The parts of a slot that are around the one buffer of a chain. Their descriptors are written once, when the queue is
+/// made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// What the device reads first: offset and length in bytes, inside [`SLOT_BYTES`](Attachment::SLOT_BYTES).
+    pub header: (usize, u32),
+    /// What the device writes last.
+    pub status: (usize, u32),
+}
+
+impl Frame {
+    /// The number of descriptors: header, buffer, status.
+    pub(crate) const DESCRIPTORS: u16 = 3;
 }
 
 /// Names a chain in flight. A token never names another chain than the one that it was made for (until the same slot
@@ -46,20 +64,24 @@ pub(crate) enum State {
 /// The private part of a slot.
 pub(crate) struct Slot<T> {
     pub(crate) attachment: Option<T>,
+    /// The shared part: the driver's own bytes, and the indirect table.
+    pub(crate) shared: NonNull<u8>,
     pub(crate) generation: u32,
-    /// The number of bytes that the device was allowed to write; then the number that it says it wrote, at the most
-    /// as many.
-    pub(crate) written_bytes: u64,
-    /// The number of segments of the chain.
+    /// The number of bytes that the device was allowed to write.
+    pub(crate) writable_bytes: u32,
+    /// The number that it says it wrote, once it has returned the chain.
+    pub(crate) used_bytes: u32,
+    /// The number of descriptors of the chain.
     pub(crate) segments: u16,
+    /// The slot behind this one: in the list of free ones, or, as the number of a descriptor, in a direct chain.
+    pub(crate) next: u16,
     pub(crate) state: State,
+    /// The descriptors around a [`Frame`]'s buffer are in the slot's table.
+    pub(crate) framed: bool,
 }
 
-impl<T> Slot<T> {
-    pub(crate) const fn free() -> Self {
-        Self { attachment: None, generation: 0, written_bytes: 0, segments: 0, state: State::Free }
-    }
-}
+// SAFETY: the pointer is to memory that belongs to the queue, wherever that is.
+unsafe impl<T: Send> Send for Slot<T> {}
 
 /// The shared part of a slot: [`SLOT_BYTES`](Attachment::SLOT_BYTES) bytes that the device can reach.
 ///

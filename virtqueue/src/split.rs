@@ -3,13 +3,17 @@
 //!
 //! The driver puts a chain of descriptors on the ring in four steps:
 //!
-//! 1. [`reserve`](SplitRing::reserve) takes a free descriptor; its number becomes the id of the chain.
-//! 2. [`add_indirect`](SplitRing::add_indirect) or [`add_direct`](SplitRing::add_direct) fills in the descriptors and
-//!    writes the id into the available ring, behind the index: the device does not look there yet.
+//! 1. A free descriptor becomes the head of the chain; its number is the chain's id, and that of its slot.
+//! 2. [`set_table_length`](SplitRing::set_table_length) and [`add`](SplitRing::add), or [`add_direct`](SplitRing::add_direct),
+//!    fill in the descriptors and write the id into the available ring, behind the index: the device does not look there
+//!    yet.
 //! 3. [`commit`](SplitRing::commit) moves the index over all that was added, and finds out whether the device wants to
 //!    be notified.
-//! 4. [`take`](SplitRing::take) gives the id back once the device has used it, and [`release`](SplitRing::release)
-//!    makes its descriptors free.
+//! 4. [`take`](SplitRing::take) gives the id back once the device has used it. Then its descriptors are free again.
+//!
+//! With indirect tables each chain takes one descriptor, and a free descriptor is a free slot: the queue keeps the list.
+//! Without, this file keeps one of free descriptors ([`reserve`](SplitRing::reserve),
+//! [`release_chain`](SplitRing::release_chain)).
 //!
 //! Shared memory is written by the driver and read back never: which descriptors are free, and how those in flight
 //! hang together, is kept in private memory.
@@ -41,7 +45,7 @@ pub(crate) struct SplitRing<M: Memory> {
     used_ring: Shared<SharedUsedElement>,
     avail_event: Shared<AtomicU16>,
 
-    /// For each descriptor the one behind it: in its chain, or in the list of free ones.
+    /// Without indirect tables, for each descriptor the one behind it: in its chain, or in the list of free ones.
     next: PrivateSlice<u16, M>,
     first_free: u16,
     free: u16,
@@ -77,8 +81,9 @@ impl<M: Memory> SplitRing<M> {
         let failed = |bytes| move |error| QueueSetupError::Memory { bytes, error };
         let pages = OwnedPages::allocate(memory, request).map_err(failed(layout.bytes))?;
         let mut free_list = 1..;
-        let next = PrivateSlice::allocate(memory, usize::from(size), |_| free_list.next().unwrap_or(0))
-            .map_err(failed(usize::from(size) * 2))?;
+        let links = if settings.indirect { 0 } else { usize::from(size) };
+        let next = PrivateSlice::allocate(memory, links, |_| free_list.next().unwrap_or(0))
+            .map_err(failed(links * size_of::<u16>()))?;
 
         let mask = usize::from(size) - 1;
         let (base, driver, device) = (pages.start(), layout.driver_area, layout.device_area);
@@ -123,29 +128,18 @@ impl<M: Memory> SplitRing<M> {
         self.areas
     }
 
-    /// The number of free descriptors.
+    /// The number of free descriptors, without indirect tables.
     pub(crate) fn free(&self) -> u16 {
         self.free
     }
 
-    /// Takes a free descriptor: the head of a chain, whose number is the chain's id.
-    #[inline(always)]
+    /// Takes a free descriptor, without indirect tables.
     pub(crate) fn reserve(&mut self) -> Option<u16> {
         let free = self.free.checked_sub(1)?;
         let head = self.first_free;
         self.first_free = *self.next.get(usize::from(head))?;
         self.free = free;
         Some(head)
-    }
-
-    /// Makes a descriptor free.
-    #[inline(always)]
-    pub(crate) fn release(&mut self, head: u16) {
-        if let Some(next) = self.next.get_mut(usize::from(head)) {
-            *next = self.first_free;
-            self.first_free = head;
-            self.free += 1;
-        }
     }
 
     /// Makes the descriptors of a chain free: the head, and those that hang behind it.
@@ -160,18 +154,17 @@ impl<M: Memory> SplitRing<M> {
         }
     }
 
-    /// Writes where the indirect table of a head will be: once, as each head has its own table.
+    /// Writes where the indirect table of a head is: once, as each head has its own table.
     pub(crate) fn set_table(&self, head: u16, table: u64) {
         self.descriptors.at(usize::from(head)).address.store(self.order_u64(table));
     }
 
-    /// Adds a chain whose `descriptors` are in the table of this head.
+    /// Writes how many descriptors are in the table of a head.
     #[inline(always)]
-    pub(crate) fn add_indirect(&mut self, head: u16, descriptors: u16) {
+    pub(crate) fn set_table_length(&self, head: u16, descriptors: u16) {
         let bytes = u32::from(descriptors) * size_of::<SharedDescriptor>() as u32;
         let rest = self.rest(bytes, DescriptorFlags::INDIRECT, 0);
         self.descriptors.at(usize::from(head)).rest.store(rest);
-        self.add(head);
     }
 
     /// Adds a chain of descriptors in the ring's own table: the head, and free ones for all segments but the first. There
@@ -215,7 +208,7 @@ impl<M: Memory> SplitRing<M> {
 
     /// Writes a head into the available ring, where the device does not look yet.
     #[inline(always)]
-    fn add(&mut self, head: u16) {
+    pub(crate) fn add(&mut self, head: u16) {
         self.avail_ring.at(usize::from(self.added)).store(self.order_u16(head), Relaxed);
         self.added = self.added.wrapping_add(1);
     }
@@ -253,6 +246,12 @@ impl<M: Memory> SplitRing<M> {
         self.committed
     }
 
+    /// The number of chains that were added and that the device has not given back, since the ring was empty.
+    #[inline(always)]
+    pub(crate) fn unused(&self) -> u16 {
+        self.added.wrapping_sub(self.taken)
+    }
+
     /// Whether all elements were taken that the last look at the index allowed.
     #[inline(always)]
     pub(crate) fn is_exhausted(&self) -> bool {
@@ -268,10 +267,12 @@ impl<M: Memory> SplitRing<M> {
         (self.order_u32(element.id.load(Relaxed)), self.order_u32(element.len.load(Relaxed)))
     }
 
-    /// The device returned a chain that it did not have: nothing else that it says is believed.
+    /// The device returned a chain that it did not have: that was not one taken, and nothing else that it says is
+    /// believed.
     #[cold]
     #[inline(never)]
     pub(crate) fn distrust(&mut self, id: u32) -> Violation {
+        self.taken = self.taken.wrapping_sub(1);
         self.seen = self.taken;
         match u16::try_from(id) {
             Ok(id) if id < self.size => Violation::NotInFlight { id },
@@ -279,17 +280,42 @@ impl<M: Memory> SplitRing<M> {
         }
     }
 
-    /// Reads the used index, once for all elements that it lets the driver take.
-    pub(crate) fn look(&mut self) -> Result<(), Violation> {
+    /// Reads the used index, once for all elements that it lets the driver take. Whether there are some that were not
+    /// seen before.
+    ///
+    /// # Errors
+    ///
+    /// What the index is, if that is not possible: [`jumped`](SplitRing::jumped).
+    #[inline(always)]
+    pub(crate) fn look(&mut self) -> Result<bool, u16> {
         let found = self.order_u16(self.used_idx.at(0).load(Relaxed));
+        let ahead = found.wrapping_sub(self.taken);
+        if ahead == 0 {
+            return Ok(false);
+        }
         // Every chain comes back once, so the used index can at the most catch up with the available one.
-        let available = self.committed.wrapping_sub(self.taken);
-        if found.wrapping_sub(self.taken) > available {
-            return Err(Violation::UsedIndexJumped { seen: self.taken, found, available });
+        if ahead > self.committed.wrapping_sub(self.taken) {
+            return Err(found);
         }
         barrier::index_before_ring();
         self.seen = found;
-        Ok(())
+        Ok(true)
+    }
+
+    /// The used index is not what it can be.
+    pub(crate) fn jumped(&self, found: u16) -> Violation {
+        let available = self.committed.wrapping_sub(self.taken);
+        Violation::UsedIndexJumped { seen: self.taken, found, available }
+    }
+
+    /// Ends all business with the device: nothing more is committed, and nothing taken.
+    pub(crate) fn close(&mut self) {
+        (self.added, self.committed, self.seen) = (self.taken, self.taken, self.taken);
+    }
+
+    /// How many elements were seen and not taken.
+    pub(crate) fn seen_unused(&self) -> u16 {
+        self.seen.wrapping_sub(self.taken)
     }
 
     /// Asks the device not to interrupt. With EVENT_IDX it may do so once in 65536 chains.
@@ -302,9 +328,10 @@ impl<M: Memory> SplitRing<M> {
         }
     }
 
-    /// Asks the device to interrupt once it has used `chains` more than the driver has taken (without EVENT_IDX: one
-    /// more). Returns `false` if that many are there already: then there may be no interrupt for them.
-    pub(crate) fn enable_interrupts(&mut self, chains: u16) -> Result<bool, Violation> {
+    /// Asks the device to interrupt once it has used `chains` more than the driver has taken. Returns how many it will
+    /// really be: no more than the device has, and one without EVENT_IDX. Those that are there already, as a look at
+    /// the index after this tells, may have come without an interrupt.
+    pub(crate) fn enable_interrupts(&mut self, chains: u16) -> u16 {
         // The device cannot use more than it has; waiting for more would be waiting for ever.
         let chains = chains.clamp(1, self.committed.wrapping_sub(self.taken).max(1));
         if self.event_idx {
@@ -313,11 +340,8 @@ impl<M: Memory> SplitRing<M> {
         } else {
             self.avail_flags.at(0).store(0, Relaxed);
         }
-        // A chain that the device used before it saw this store came without an interrupt; so look once more.
         barrier::store_before_look();
-        self.look()?;
-        let wanted = if self.event_idx { chains } else { 1 };
-        Ok(self.seen.wrapping_sub(self.taken) < wanted)
+        if self.event_idx { chains } else { 1 }
     }
 
     #[inline(always)]

@@ -10,6 +10,8 @@ use crate::split::SplitRing;
 /// its token.
 pub struct Used<'q, M: Memory, T: Attachment> {
     pub(crate) ring: &'q mut SplitRing<M>,
+    /// The first free slot.
+    pub(crate) first_free: &'q mut u16,
     /// In the state `Used`, with an attachment.
     pub(crate) slot: &'q mut Slot<T>,
     pub(crate) slot_memory: SlotMemory<'q, T>,
@@ -29,8 +31,7 @@ impl<M: Memory, T: Attachment> Used<'_, M, T> {
     /// legacy ones often; it bounds what may be looked at, and proves nothing.
     #[inline(always)]
     pub fn written_bytes(&self) -> u32 {
-        // More than 32 bits cannot say is not what the device said.
-        self.slot.written_bytes.min(u64::from(u32::MAX)) as u32
+        self.slot.used_bytes.min(self.slot.writable_bytes)
     }
 
     /// The slot's own shared memory, where the device has left its status.
@@ -67,7 +68,8 @@ impl<M: Memory, T: Attachment> Used<'_, M, T> {
         self.slot.state = State::Free;
         self.slot.generation = self.slot.generation.wrapping_add(1);
         if self.indirect {
-            self.ring.release(self.id);
+            self.slot.next = *self.first_free;
+            *self.first_free = self.id;
         } else {
             self.ring.release_chain(self.id, self.slot.segments);
         }
