@@ -3,14 +3,12 @@
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use virtio_spec::split_ring::DescriptorFlags;
-
 use crate::error::ChainError;
 use crate::memory::{Access, Memory, Piece};
+use crate::ring::{Ring, RingFormat, Split};
 use crate::segment::Segment;
 use crate::shared::{Shared, SharedDescriptor};
 use crate::slot::{Attachment, Slot, SlotMemory, State, Token, inside};
-use crate::split::{SplitRing, descriptor_rest};
 
 /// The most bytes that a chain has (2.7.5.2).
 const CHAIN_BYTES_MAX: u64 = 1 << 32;
@@ -19,8 +17,8 @@ const CHAIN_BYTES_MAX: u64 = 1 << 32;
 /// writes.
 ///
 /// Dropped without [`submit`](Chain::submit), it ends the mappings that it made and frees its slot.
-pub struct Chain<'q, M: Memory, T: Attachment> {
-    pub(crate) ring: &'q mut SplitRing<M>,
+pub struct Chain<'q, M: Memory, T: Attachment, R: RingFormat = Split> {
+    pub(crate) ring: &'q mut R::Ring<M>,
     /// The first free slot.
     pub(crate) first_free: &'q mut u16,
     pub(crate) memory: &'q M,
@@ -30,6 +28,8 @@ pub struct Chain<'q, M: Memory, T: Attachment> {
     pub(crate) slot_address: u64,
     /// The indirect table behind the slot's shared bytes, with room for `chain_max` descriptors. `None`: direct.
     pub(crate) table: Option<NonNull<SharedDescriptor>>,
+    /// Its device address.
+    pub(crate) table_address: u64,
     /// Room for `chain_max` segments, or none where the shared table is all that is needed.
     pub(crate) segments: &'q mut [Segment],
     pub(crate) chain_max: u16,
@@ -40,8 +40,8 @@ pub struct Chain<'q, M: Memory, T: Attachment> {
     pub(crate) bytes: u64,
     /// How many of them the device writes.
     pub(crate) writable_bytes: u64,
-    /// Flags and length of the last descriptor.
-    pub(crate) last: (u32, DescriptorFlags),
+    /// Length and access of the last descriptor.
+    pub(crate) last: (u32, Access),
 }
 
 /// A chain that could not be submitted, and what was to be attached to it.
@@ -53,7 +53,7 @@ pub struct SubmitError<T> {
     pub attachment: T,
 }
 
-impl<'q, M: Memory, T: Attachment> Chain<'q, M, T> {
+impl<'q, M: Memory, T: Attachment, R: RingFormat> Chain<'q, M, T, R> {
     /// The slot's own shared memory.
     #[inline(always)]
     pub fn slot(&self) -> &SlotMemory<'_, T> {
@@ -149,14 +149,10 @@ impl<'q, M: Memory, T: Attachment> Chain<'q, M, T> {
     /// Adds one descriptor.
     #[inline(always)]
     fn push(&mut self, segment: Segment) -> Result<(), ChainError> {
-        let mut flags = DescriptorFlags::NEXT;
         match segment.access {
             Access::DeviceReads if self.writable_bytes > 0 => return Err(ChainError::ReadableAfterWritable),
             Access::DeviceReads => {}
-            Access::DeviceWrites => {
-                flags |= DescriptorFlags::WRITE;
-                self.writable_bytes += u64::from(segment.bytes);
-            }
+            Access::DeviceWrites => self.writable_bytes += u64::from(segment.bytes),
         }
         if self.count >= self.chain_max {
             return Err(ChainError::TooManyDescriptors { max: self.chain_max });
@@ -172,9 +168,9 @@ impl<'q, M: Memory, T: Attachment> Chain<'q, M, T> {
         if let Some(entry) = table {
             let address = segment.device_address;
             entry.at(0).address.store(if self.little_endian { address.to_le() } else { address });
-            entry.at(0).rest.store(descriptor_rest(self.little_endian, segment.bytes, flags, self.count));
+            entry.at(0).rest.store(self.ring.table_entry(segment.bytes, segment.access, Some(self.count)));
         }
-        self.last = (segment.bytes, flags);
+        self.last = (segment.bytes, segment.access);
         Ok(())
     }
 
@@ -206,7 +202,7 @@ impl<'q, M: Memory, T: Attachment> Chain<'q, M, T> {
     ///
     /// Those of [`submit`](Chain::submit).
     #[inline(always)]
-    pub fn ready(self) -> Result<Ready<'q, M, T>, ChainError> {
+    pub fn ready(self) -> Result<Ready<'q, M, T, R>, ChainError> {
         self.check()?;
         Ok(Ready(self))
     }
@@ -220,8 +216,8 @@ impl<'q, M: Memory, T: Attachment> Chain<'q, M, T> {
         if self.bytes > CHAIN_BYTES_MAX {
             return Err(ChainError::TooManyBytes);
         }
-        // The head was taken when the chain was begun.
-        if self.table.is_none() && self.count - 1 > self.ring.free() {
+        // Where the ring chose the id, the head was taken when the chain was begun.
+        if self.table.is_none() && self.count - u16::from(self.ring.numbers_slots()) > self.ring.free() {
             return Err(ChainError::Full);
         }
         Ok(())
@@ -229,9 +225,9 @@ impl<'q, M: Memory, T: Attachment> Chain<'q, M, T> {
 }
 
 /// A chain that can go on the ring. Made by [`Chain::ready`].
-pub struct Ready<'q, M: Memory, T: Attachment>(Chain<'q, M, T>);
+pub struct Ready<'q, M: Memory, T: Attachment, R: RingFormat = Split>(Chain<'q, M, T, R>);
 
-impl<M: Memory, T: Attachment> Ready<'_, M, T> {
+impl<M: Memory, T: Attachment, R: RingFormat> Ready<'_, M, T, R> {
     /// Puts the chain on the ring. The device sees it after [`Queue::commit`](crate::Queue::commit).
     #[inline(always)]
     pub fn submit(self, attachment: T) -> Token {
@@ -240,10 +236,10 @@ impl<M: Memory, T: Attachment> Ready<'_, M, T> {
         let (id, count) = (chain.id, chain.count);
         match chain.table_entry(count.wrapping_sub(1)) {
             Some(last) => {
-                let (bytes, flags) = chain.last;
-                last.at(0).rest.store(descriptor_rest(chain.little_endian, bytes, flags - DescriptorFlags::NEXT, 0));
-                chain.ring.set_table_length(id, count);
-                chain.ring.add(id);
+                let (bytes, access) = chain.last;
+                last.at(0).rest.store(chain.ring.table_entry(bytes, access, None));
+                chain.ring.prepare(id, chain.table_address, count);
+                chain.ring.add(id, chain.table_address, count);
             }
             None => chain.ring.add_direct(id, chain.segments.get(..usize::from(count)).unwrap_or_default()),
         }
@@ -258,7 +254,7 @@ impl<M: Memory, T: Attachment> Ready<'_, M, T> {
     }
 }
 
-impl<M: Memory, T: Attachment> Drop for Chain<'_, M, T> {
+impl<M: Memory, T: Attachment, R: RingFormat> Drop for Chain<'_, M, T, R> {
     #[inline(always)]
     fn drop(&mut self) {
         if M::UNMAPS {
@@ -267,11 +263,11 @@ impl<M: Memory, T: Attachment> Drop for Chain<'_, M, T> {
                 unsafe { segment.unmap(self.memory) };
             }
         }
-        if self.table.is_some() {
+        if self.ring.numbers_slots() {
+            self.ring.unreserve(self.id);
+        } else {
             self.slot.next = *self.first_free;
             *self.first_free = self.id;
-        } else {
-            self.ring.release_chain(self.id, 1);
         }
     }
 }

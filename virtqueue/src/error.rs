@@ -55,8 +55,13 @@ impl core::error::Error for Violation {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QueueSetupError {
-    /// A split queue has a power of two of entries, from 4 to 32768 (2.7, "Split Virtqueues"; with fewer than 4 no
-    /// request of a block device would fit).
+    /// The queue cannot have the ring that was negotiated.
+    Format {
+        /// RING_PACKED was negotiated.
+        packed: bool,
+    },
+    /// A queue has from 4 to 32768 entries, a split one a power of two of them (2.7, "Split Virtqueues"; with fewer than
+    /// 4 no request of a block device would fit).
     Size {
         /// The number of entries asked for.
         size: u16,
@@ -80,8 +85,14 @@ pub enum QueueSetupError {
 impl fmt::Display for QueueSetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Format { packed: true } => {
+                write!(f, "RING_PACKED was negotiated, but the queue's type has only a split ring")
+            }
+            Self::Format { packed: false } => {
+                write!(f, "the queue's type has only a packed ring, but RING_PACKED was not negotiated")
+            }
             Self::Size { size } => {
-                write!(f, "a split queue has a power of two of entries from 4 to 32768, asked for {size}")
+                write!(f, "a queue has 4 to 32768 entries, a split one a power of two of them; asked for {size}")
             }
             Self::ChainMax { chain_max, size } => {
                 write!(f, "a queue of {size} entries has chains of 1 to {size} descriptors, asked for {chain_max}")

@@ -1,5 +1,6 @@
-//! Where the three areas of a split ring lie in its memory.
+//! Where the three areas of a ring lie in its memory.
 
+use virtio_spec::packed_ring::{self, EventSuppression};
 use virtio_spec::split_ring::{
     DESCRIPTOR_TABLE_ALIGNMENT, USED_RING_ALIGNMENT, available_ring_size, descriptor_table_size,
     legacy_available_ring_offset, legacy_queue_size_bytes, legacy_used_ring_offset, used_ring_size,
@@ -46,6 +47,33 @@ impl SplitLayout {
     }
 }
 
+/// The offsets of the parts of a packed ring (2.8.10.1), in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PackedLayout {
+    /// The alignment of the whole.
+    pub(crate) align: usize,
+    /// The offset of the driver area: what the driver wants to be told of.
+    pub(crate) driver_area: usize,
+    /// The offset of the device area: what the device wants to be told of.
+    pub(crate) device_area: usize,
+    /// The length of the whole.
+    pub(crate) bytes: usize,
+}
+
+impl PackedLayout {
+    /// The layout for a ring of `size` descriptors, in room for a power of two of them.
+    pub(crate) const fn new(size: u16) -> Self {
+        let driver_area = (size as usize).next_power_of_two() * size_of::<packed_ring::Descriptor>();
+        let device_area = driver_area + size_of::<EventSuppression>();
+        Self {
+            align: packed_ring::DESCRIPTOR_RING_ALIGNMENT,
+            driver_area,
+            device_area,
+            bytes: device_area + size_of::<EventSuppression>(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +89,12 @@ mod tests {
             SplitLayout::new(256, None),
             SplitLayout { align: 16, driver_area: 4096, device_area: 4616, bytes: 4616 + 6 + 256 * 8 }
         );
+    }
+
+    #[test]
+    fn a_packed_ring_of_any_size_has_room_for_a_power_of_two() {
+        let layout = PackedLayout { align: 16, driver_area: 128, device_area: 132, bytes: 136 };
+        assert_eq!((PackedLayout::new(8), PackedLayout::new(5)), (layout, layout));
     }
 
     #[test]

@@ -51,8 +51,9 @@
 //! # Reading the code
 //!
 //! From the outside in: [`Queue`] (`queue`) owns a slot (`slot`) for each chain that can be in flight; a [`Chain`]
-//! (`chain`) is one being built, a [`Used`] (`used`) one that came back. Below, the ring itself (`split`), where it
-//! lies (`layout`), how shared memory is touched (`shared`) and in what order (`barrier`).
+//! (`chain`) is one being built, a [`Used`] (`used`) one that came back. Below, the ring (`ring`)
+//! in its two forms (`split`, `packed`), where it lies (`layout`), how shared memory is touched (`shared`) and in what order
+//! (`barrier`).
 
 #![no_std]
 #![cfg_attr(
@@ -62,6 +63,7 @@
 
 mod barrier;
 mod chain;
+mod either;
 mod error;
 #[cfg(all(test, loom))]
 mod interleaving;
@@ -70,7 +72,9 @@ mod memory;
 #[cfg(loom)]
 mod modelled;
 mod owned;
+mod packed;
 mod queue;
+mod ring;
 mod segment;
 mod settings;
 mod shared;
@@ -83,6 +87,7 @@ pub use error::{ChainError, QueueSetupError, Violation};
 pub use memory::{Access, Memory, MemoryError, PageRequest, Pages, Piece, Purpose};
 pub use owned::PrivateSlice;
 pub use queue::{Notification, Queue};
+pub use ring::{Either, Packed, RingFormat, Split};
 pub use settings::{Areas, MemoryNeed, Settings};
 pub use slot::{Attachment, Frame, SlotMemory, Token};
 pub use used::Used;

@@ -2,18 +2,18 @@
 
 use core::ptr::NonNull;
 
-use virtio_spec::split_ring::{DescriptorFlags, MAX_QUEUE_SIZE};
+use virtio_spec::split_ring::MAX_QUEUE_SIZE;
 
 use crate::chain::Chain;
 use crate::error::{ChainError, QueueSetupError, Violation};
-use crate::layout::SplitLayout;
+use crate::layout::{PackedLayout, SplitLayout};
 use crate::memory::{Access, Memory, PageRequest, Purpose};
 use crate::owned::{OwnedPages, PrivateSlice};
+use crate::ring::{Ring, RingFormat, Split};
 use crate::segment::Segment;
 use crate::settings::{Areas, MemoryNeed, Settings};
 use crate::shared::{Shared, SharedDescriptor};
 use crate::slot::{Attachment, Frame, Slot, SlotMemory, State, Token};
-use crate::split::{SplitRing, descriptor_rest};
 use crate::used::Used;
 
 /// The fewest entries of a queue: a read of a block device takes three descriptors.
@@ -30,8 +30,8 @@ const SLOT_ALIGN: usize = 64;
 /// While the device may know the queue ([`areas`](Queue::areas) was called and no reset acknowledged since,
 /// [`device_let_go`](Queue::device_let_go)), dropping it leaks the memory that it shares with the device, and what is
 /// attached to chains in flight: it must not become something else while the device may still touch it.
-pub struct Queue<M: Memory, T: Attachment> {
-    ring: SplitRing<M>,
+pub struct Queue<M: Memory, T: Attachment, R: RingFormat = Split> {
+    ring: R::Ring<M>,
     slots: PrivateSlice<Slot<T>, M>,
     /// For each slot `recorded` segments: `chain_max`, or none at all.
     segments: PrivateSlice<Segment, M>,
@@ -54,7 +54,7 @@ pub struct Queue<M: Memory, T: Attachment> {
     exposed: bool,
 }
 
-impl<M: Memory, T: Attachment> Queue<M, T> {
+impl<M: Memory, T: Attachment, R: RingFormat> Queue<M, T, R> {
     /// Where the indirect table of a slot starts, behind the driver's own bytes.
     const TABLE_OFFSET: usize = T::SLOT_BYTES.next_multiple_of(size_of::<SharedDescriptor>());
 
@@ -92,12 +92,16 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     pub const fn memory_need(settings: &Settings) -> MemoryNeed {
         let size = settings.size as usize;
         MemoryNeed {
-            ring: SplitLayout::new(settings.size, settings.contiguous_align).bytes,
+            ring: if settings.packed {
+                PackedLayout::new(settings.size).bytes
+            } else {
+                SplitLayout::new(settings.size, settings.contiguous_align).bytes
+            },
             slots: size * Self::slot_stride(settings),
             private: size
                 * (size_of::<Slot<T>>()
                     + Self::recorded(settings) * size_of::<Segment>()
-                    + if settings.indirect { 0 } else { size_of::<u16>() }),
+                    + if settings.indirect || settings.packed { 0 } else { size_of::<u16>() }),
         }
     }
 
@@ -110,13 +114,16 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     pub fn new(memory: M, settings: Settings) -> Result<Self, QueueSetupError> {
         let settings = Settings { segment_max_bytes: settings.segment_max_bytes.max(1), ..settings };
         let Settings { size, chain_max, .. } = settings;
-        if !size.is_power_of_two() || !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&size) {
+        if !(if settings.packed { R::PACKED } else { R::SPLIT }) {
+            return Err(QueueSetupError::Format { packed: settings.packed });
+        }
+        if !(size.is_power_of_two() || settings.packed) || !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&size) {
             return Err(QueueSetupError::Size { size });
         }
         if chain_max == 0 || chain_max > size {
             return Err(QueueSetupError::ChainMax { chain_max, size });
         }
-        let ring = SplitRing::new(&memory, &settings)?;
+        let ring = R::Ring::new(&memory, &settings)?;
         let count = usize::from(size);
         let failed = |bytes| move |error| QueueSetupError::Memory { bytes, error };
         let recorded = Self::recorded(&settings);
@@ -156,19 +163,13 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
             broken: None,
             exposed: false,
         };
-        queue.write_tables();
+        queue.write_frames();
         Ok(queue)
     }
 
-    /// Writes what stays in shared memory from one chain to the next: where the tables are, and the descriptors of
-    /// frames.
-    fn write_tables(&mut self) {
-        if !self.settings.indirect {
-            return;
-        }
+    /// Writes what stays in shared memory from one chain to the next: the descriptors of frames.
+    fn write_frames(&mut self) {
         for id in 0..self.settings.size {
-            let offset = usize::from(id) * self.slot_stride + Self::TABLE_OFFSET;
-            self.ring.set_table(id, self.shared.device_address().wrapping_add(offset as u64));
             self.write_frame(id);
         }
     }
@@ -180,24 +181,37 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     fn write_frame(&mut self, id: u16) -> bool {
         const { Self::FRAME_IS_INSIDE };
         let Some(frame) = T::FRAME else { return false };
-        let (little_endian, index) = (self.settings.contiguous_align.is_none(), usize::from(id));
-        let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.state == State::Free) else { return false };
         if !self.settings.indirect || self.settings.chain_max < Frame::DESCRIPTORS {
             return false;
         }
+        let (address, little_endian) = (self.slot_address(id), self.settings.contiguous_align.is_none());
+        let Some(slot) = self.slots.get_mut(usize::from(id)).filter(|slot| slot.state == State::Free) else {
+            return false;
+        };
         let table = Self::table(slot.shared);
-        let address = self.shared.device_address().wrapping_add((index * self.slot_stride) as u64);
-        let parts = [(0, frame.header, DescriptorFlags::NEXT, 1), (2, frame.status, DescriptorFlags::WRITE, 0)];
-        for (index, (offset, bytes), flags, next) in parts {
+        let parts = [(0, frame.header, Access::DeviceReads, Some(1)), (2, frame.status, Access::DeviceWrites, None)];
+        for (index, (offset, bytes), access, next) in parts {
             let address = address.wrapping_add(offset as u64);
             let address = if little_endian { address.to_le() } else { address };
             table.at(index).address.store(address);
-            table.at(index).rest.store(descriptor_rest(little_endian, bytes, flags, next));
+            table.at(index).rest.store(self.ring.table_entry(bytes, access, next));
         }
-        self.ring.set_table_length(id, Frame::DESCRIPTORS);
+        self.ring.prepare(id, address.wrapping_add(Self::TABLE_OFFSET as u64), Frame::DESCRIPTORS);
         slot.segments = Frame::DESCRIPTORS;
         slot.framed = true;
         true
+    }
+
+    /// The device address of a slot's shared bytes.
+    #[inline(always)]
+    fn slot_address(&self, id: u16) -> u64 {
+        self.shared.device_address().wrapping_add((usize::from(id) * self.slot_stride) as u64)
+    }
+
+    /// The device address of a slot's indirect table.
+    #[inline(always)]
+    fn table_address(&self, id: u16) -> u64 {
+        self.slot_address(id).wrapping_add(Self::TABLE_OFFSET as u64)
     }
 
     /// The first four descriptors of the indirect table of the slot whose shared bytes these are.
@@ -249,13 +263,14 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
 
     /// Whether a chain can be started, unless the device broke the rules.
     pub fn has_free(&self) -> bool {
-        if self.settings.indirect { self.first_free < self.settings.size } else { self.ring.free() > 0 }
+        (self.ring.numbers_slots() || self.first_free < self.settings.size)
+            && (self.settings.indirect || self.ring.free() > 0)
     }
 
     /// The number of chains that can still be started; without INDIRECT_DESC an upper bound, as each takes several
     /// entries. It goes through all of them.
     pub fn free(&self) -> u16 {
-        if !self.settings.indirect {
+        if self.ring.numbers_slots() {
             return self.ring.free();
         }
         let mut free = 0;
@@ -264,7 +279,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
             free += 1;
             id = slot.next;
         }
-        free
+        if self.settings.indirect { free } else { free.min(self.ring.free()) }
     }
 
     /// How the device broke the rules, if it did.
@@ -278,16 +293,21 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     ///
     /// [`ChainError::Full`], [`ChainError::Broken`].
     #[inline(always)]
-    pub fn chain(&mut self) -> Result<Chain<'_, M, T>, ChainError> {
+    pub fn chain(&mut self) -> Result<Chain<'_, M, T, R>, ChainError> {
         if let Some(violation) = self.broken {
             return Err(ChainError::Broken(violation));
         }
-        let id = if self.settings.indirect { self.first_free } else { self.ring.reserve().ok_or(ChainError::Full)? };
+        if !self.has_free() {
+            return Err(ChainError::Full);
+        }
+        let chosen = if self.ring.numbers_slots() { self.ring.reserve() } else { None };
+        let id = chosen.unwrap_or(self.first_free);
+        let (slot_address, table_address) = (self.slot_address(id), self.table_address(id));
         let index = usize::from(id);
         let Some(slot) = self.slots.get_mut(index) else {
             return Err(ChainError::Full);
         };
-        if self.settings.indirect {
+        if chosen.is_none() {
             self.first_free = slot.next;
         }
         slot.framed = false;
@@ -304,7 +324,8 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
             slot,
             // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
             slot_memory: unsafe { SlotMemory::new(base, self.settings.contiguous_align.is_none()) },
-            slot_address: self.shared.device_address().wrapping_add((index * self.slot_stride) as u64),
+            slot_address,
+            table_address,
             table: if self.settings.indirect {
                 // SAFETY: the table lies behind the driver's bytes in the same slot.
                 Some(unsafe { base.add(Self::TABLE_OFFSET) }.cast())
@@ -319,7 +340,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
             count: 0,
             bytes: 0,
             writable_bytes: 0,
-            last: (0, DescriptorFlags::empty()),
+            last: (0, Access::DeviceReads),
         })
     }
 
@@ -350,6 +371,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         if !unsafe { self.slots.get_unchecked(usize::from(id)) }.framed && !self.write_frame(id) {
             return None;
         }
+        let table_address = self.table_address(id);
         // SAFETY: as above.
         let slot = unsafe { self.slots.get_unchecked_mut(usize::from(id)) };
         // What is empty is refused as what is too long is.
@@ -367,15 +389,15 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
             Some(frame) => frame.status.1,
             None => 0,
         };
-        let (flags, writable_bytes) = match access {
-            Access::DeviceReads => (DescriptorFlags::NEXT, status),
-            Access::DeviceWrites => (DescriptorFlags::NEXT | DescriptorFlags::WRITE, length + status),
+        let writable_bytes = match access {
+            Access::DeviceReads => status,
+            Access::DeviceWrites => length + status,
         };
         let address = piece.device_address;
         let table = Self::table(slot.shared);
         table.at(1).address.store(if little_endian { address.to_le() } else { address });
-        table.at(1).rest.store(descriptor_rest(little_endian, length, flags, 2));
-        self.ring.add(id);
+        table.at(1).rest.store(self.ring.table_entry(length, access, Some(2)));
+        self.ring.add(id, table_address, Frame::DESCRIPTORS);
         self.first_free = slot.next;
         // SAFETY: it is a place for such a value. Nothing is dropped that was there before, as the slot was free.
         unsafe { core::ptr::from_mut(&mut slot.attachment).write(Some(attachment)) };
@@ -398,7 +420,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     /// # Errors
     ///
     /// The [`Violation`] by which the device broke the queue, now or earlier.
-    pub fn pop(&mut self) -> Result<Option<Used<'_, M, T>>, Violation> {
+    pub fn pop(&mut self) -> Result<Option<Used<'_, M, T, R>>, Violation> {
         if let Some(id) = self.pop_unless_broken().map(|used| used.id) {
             return Ok(self.used_slot(id));
         }
@@ -408,11 +430,11 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     /// As [`pop`](Queue::pop), for a fast path: `None` also when the device broke the rules, which
     /// [`broken`](Queue::broken) tells.
     #[inline(always)]
-    pub fn pop_unless_broken(&mut self) -> Option<Used<'_, M, T>> {
+    pub fn pop_unless_broken(&mut self) -> Option<Used<'_, M, T, R>> {
         if self.ring.is_exhausted() && !self.look() {
             return None;
         }
-        let (id, written_bytes) = self.ring.take();
+        let (id, written_bytes) = self.ring.element();
         let index = id as usize;
         // SAFETY: there are as many slots as entries, and the index is looked at once it is known to be less.
         if id >= u32::from(self.settings.size) || unsafe { self.slots.get_unchecked(index) }.state != State::InFlight {
@@ -424,6 +446,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         // SAFETY: the device has returned the chain, which was in flight until now. Should the kernel's memory unwind
         // here, the slot stays in flight: its buffers are leaked, or given back after a reset.
         unsafe { unmap(&self.memory, &mut self.segments, index * self.recorded, slot.segments) };
+        self.ring.advance(if self.settings.indirect { 1 } else { slot.segments });
         slot.state = State::Used;
         slot.used_bytes = written_bytes;
         // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
@@ -455,8 +478,11 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     #[cold]
     #[inline(never)]
     fn distrust(&mut self, id: u32) {
-        let violation = self.ring.distrust(id);
-        self.break_off(violation);
+        let size = self.settings.size;
+        self.break_off(match u16::try_from(id) {
+            Ok(id) if id < size => Violation::NotInFlight { id },
+            _ => Violation::IdOutOfRange { id, size },
+        });
     }
 
     /// The device broke the rules: from now on there is nothing on the ring, for either side.
@@ -471,13 +497,13 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
 
     /// The chain of a token, if the device has used it and nobody has taken it.
     #[inline(always)]
-    pub fn used(&mut self, token: Token) -> Option<Used<'_, M, T>> {
+    pub fn used(&mut self, token: Token) -> Option<Used<'_, M, T, R>> {
         let slot = self.slots.get(usize::from(token.id))?;
         if slot.generation == token.generation { self.used_slot(token.id) } else { None }
     }
 
     #[inline(always)]
-    fn used_slot(&mut self, id: u16) -> Option<Used<'_, M, T>> {
+    fn used_slot(&mut self, id: u16) -> Option<Used<'_, M, T, R>> {
         let index = usize::from(id);
         let slot = self.slots.get_mut(index).filter(|slot| slot.state == State::Used)?;
         // SAFETY: the start of the slot, aligned to SLOT_ALIGN, valid as long as `shared` is.
@@ -513,7 +539,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
     }
 
     /// The chain in a slot, if the device has used it and nobody has taken it.
-    pub fn used_in_slot(&mut self, id: u16) -> Option<Used<'_, M, T>> {
+    pub fn used_in_slot(&mut self, id: u16) -> Option<Used<'_, M, T, R>> {
         self.used_slot(id)
     }
 
@@ -539,7 +565,7 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         self.broken = None;
         self.usable = self.settings.size;
         // The device may have written there.
-        self.write_tables();
+        self.write_frames();
         self.exposed = false;
     }
 
@@ -560,11 +586,12 @@ impl<M: Memory, T: Attachment> Queue<M, T> {
         }
         self.off_ring = self.off_ring.wrapping_sub(1);
         if self.settings.indirect {
-            self.ring.set_table_length(token.id, slot.segments);
-            self.ring.add(token.id);
+            let (table, descriptors) = (self.table_address(token.id), slot.segments);
+            self.ring.prepare(token.id, table, descriptors);
+            self.ring.add(token.id, table, descriptors);
         } else {
             let segments = self.segments.get(index * self.recorded..).unwrap_or_default();
-            self.ring.readd_direct(token.id, segments.get(..usize::from(slot.segments)).unwrap_or_default());
+            self.ring.add_direct_again(token.id, segments.get(..usize::from(slot.segments)).unwrap_or_default());
         }
         true
     }
@@ -633,7 +660,7 @@ pub struct Notification {
     pub next: u16,
 }
 
-impl<M: Memory, T: Attachment> Drop for Queue<M, T> {
+impl<M: Memory, T: Attachment, R: RingFormat> Drop for Queue<M, T, R> {
     fn drop(&mut self) {
         let in_flight = self.slots.iter_mut().zip(0_usize..).filter(|(slot, _)| slot.state == State::InFlight);
         if self.exposed {

@@ -7,7 +7,7 @@ use crate::memory::{Access, Memory, Piece};
 /// One descriptor's worth of a chain, kept in private memory where chains are direct, or where the kernel wants its
 /// mappings back.
 #[derive(Clone, Copy)]
-pub(crate) struct Segment {
+pub struct Segment {
     /// The buffer as the driver sees it; `None` for the slot's own memory, which is never unmapped.
     pub(crate) start: Option<NonNull<u8>>,
     pub(crate) device_address: u64,

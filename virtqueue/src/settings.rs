@@ -11,7 +11,9 @@
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The number of entries: a power of two from 4 to 32768.
+    /// RING_PACKED was negotiated. The queue's [format](crate::RingFormat) must allow it.
+    pub packed: bool,
+    /// The number of entries, from 4 to 32768; of a split ring a power of two.
     pub size: u16,
     /// The most descriptors that one chain has. Each slot owns an indirect table of this length.
     pub chain_max: u16,
@@ -33,6 +35,7 @@ impl Settings {
     /// chain.
     pub const fn new(size: u16) -> Self {
         Self {
+            packed: false,
             size,
             chain_max: 1,
             segment_max_bytes: u32::MAX,

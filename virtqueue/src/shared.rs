@@ -63,6 +63,28 @@ pub(crate) struct SharedDescriptor {
 // SAFETY: atomic integers without padding.
 unsafe impl SharedObject for SharedDescriptor {}
 
+/// A descriptor of a packed ring: the flags say whose it is.
+#[repr(C)]
+pub(crate) struct SharedPackedDescriptor {
+    pub(crate) address: SharedU64,
+    pub(crate) len: HandedU32,
+    pub(crate) id: HandedU16,
+    pub(crate) flags: AtomicU16,
+}
+
+// SAFETY: atomic integers without padding.
+unsafe impl SharedObject for SharedPackedDescriptor {}
+
+/// What one side of a packed ring wants to be told of.
+#[repr(C)]
+pub(crate) struct SharedEvent {
+    pub(crate) desc: AtomicU16,
+    pub(crate) flags: AtomicU16,
+}
+
+// SAFETY: atomic integers without padding.
+unsafe impl SharedObject for SharedEvent {}
+
 /// An element of the used ring.
 #[repr(C)]
 pub(crate) struct SharedUsedElement {

@@ -30,11 +30,13 @@ use crate::error::{QueueSetupError, Violation};
 use crate::layout::SplitLayout;
 use crate::memory::{Access, Memory, PageRequest, Purpose};
 use crate::owned::{OwnedPages, PrivateSlice};
+use crate::ring::Ring;
 use crate::segment::Segment;
 use crate::settings::{Areas, Settings};
 use crate::shared::{AtomicU16, HandedU16, Shared, SharedDescriptor, SharedUsedElement};
 
-pub(crate) struct SplitRing<M: Memory> {
+/// A split ring.
+pub struct SplitRing<M: Memory> {
     descriptors: Shared<SharedDescriptor>,
     avail_flags: Shared<AtomicU16>,
     avail_idx: Shared<AtomicU16>,
@@ -59,7 +61,7 @@ pub(crate) struct SplitRing<M: Memory> {
     /// The used index that was last read from the device, and found possible.
     seen: u16,
 
-    size: u16,
+    indirect: bool,
     event_idx: bool,
     /// Whether fields are little-endian, and not in the order of this machine as on a legacy device.
     little_endian: bool,
@@ -69,7 +71,59 @@ pub(crate) struct SplitRing<M: Memory> {
 }
 
 impl<M: Memory> SplitRing<M> {
-    pub(crate) fn new(memory: &M, settings: &Settings) -> Result<Self, QueueSetupError> {
+    /// Writes a head into the available ring, where the device does not look yet.
+    #[inline(always)]
+    fn put(&mut self, head: u16) {
+        self.avail_ring.at(usize::from(self.added)).store(self.order_u16(head), Relaxed);
+        self.added = self.added.wrapping_add(1);
+    }
+
+    /// Writes the descriptors of a chain, which hang together already, and adds it.
+    fn write_chain(&mut self, head: u16, segments: &[Segment]) {
+        let mut current = head;
+        let mut left = segments.len();
+        for segment in segments {
+            left -= 1;
+            let mut flags = match segment.access {
+                Access::DeviceReads => DescriptorFlags::empty(),
+                Access::DeviceWrites => DescriptorFlags::WRITE,
+            };
+            let mut next = 0;
+            if left > 0 {
+                flags |= DescriptorFlags::NEXT;
+                next = self.next.get(usize::from(current)).copied().unwrap_or(current);
+            }
+            let descriptor = self.descriptors.at(usize::from(current));
+            descriptor.address.store(self.order_u64(segment.device_address));
+            descriptor.rest.store(self.rest(segment.bytes, flags, next));
+            current = next;
+        }
+        self.put(head);
+    }
+
+    #[inline(always)]
+    fn rest(&self, bytes: u32, flags: DescriptorFlags, next: u16) -> u64 {
+        descriptor_rest(self.little_endian, bytes, flags, next)
+    }
+
+    #[inline(always)]
+    fn order_u16(&self, value: u16) -> u16 {
+        if self.little_endian { value.to_le() } else { value }
+    }
+
+    #[inline(always)]
+    fn order_u32(&self, value: u32) -> u32 {
+        if self.little_endian { value.to_le() } else { value }
+    }
+
+    #[inline(always)]
+    fn order_u64(&self, value: u64) -> u64 {
+        if self.little_endian { value.to_le() } else { value }
+    }
+}
+
+impl<M: Memory> Ring<M> for SplitRing<M> {
+    fn new(memory: &M, settings: &Settings) -> Result<Self, QueueSetupError> {
         let size = settings.size;
         let layout = SplitLayout::new(size, settings.contiguous_align);
         let request = PageRequest {
@@ -113,7 +167,7 @@ impl<M: Memory> SplitRing<M> {
                 committed: 0,
                 taken: 0,
                 seen: 0,
-                size,
+                indirect: settings.indirect,
                 event_idx: settings.event_idx,
                 little_endian: settings.contiguous_align.is_none(),
                 areas,
@@ -124,17 +178,15 @@ impl<M: Memory> SplitRing<M> {
         Ok(ring)
     }
 
-    pub(crate) fn areas(&self) -> Areas {
+    fn areas(&self) -> Areas {
         self.areas
     }
 
-    /// The number of free descriptors, without indirect tables.
-    pub(crate) fn free(&self) -> u16 {
+    fn free(&self) -> u16 {
         self.free
     }
 
-    /// Takes a free descriptor, without indirect tables.
-    pub(crate) fn reserve(&mut self) -> Option<u16> {
+    fn reserve(&mut self) -> Option<u16> {
         let free = self.free.checked_sub(1)?;
         let head = self.first_free;
         self.first_free = *self.next.get(usize::from(head))?;
@@ -142,81 +194,8 @@ impl<M: Memory> SplitRing<M> {
         Some(head)
     }
 
-    /// Makes the descriptors of a chain free: the head, and those that hang behind it.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn release_chain(&mut self, head: u16, descriptors: u16) {
-        let last = (1..descriptors).fold(head, |last, _| self.next.get(usize::from(last)).copied().unwrap_or(last));
-        if let Some(next) = self.next.get_mut(usize::from(last)) {
-            *next = self.first_free;
-            self.first_free = head;
-            self.free += descriptors;
-        }
-    }
-
-    /// Writes where the indirect table of a head is: once, as each head has its own table.
-    pub(crate) fn set_table(&self, head: u16, table: u64) {
-        self.descriptors.at(usize::from(head)).address.store(self.order_u64(table));
-    }
-
-    /// Writes how many descriptors are in the table of a head.
     #[inline(always)]
-    pub(crate) fn set_table_length(&self, head: u16, descriptors: u16) {
-        let bytes = u32::from(descriptors) * size_of::<SharedDescriptor>() as u32;
-        let rest = self.rest(bytes, DescriptorFlags::INDIRECT, 0);
-        self.descriptors.at(usize::from(head)).rest.store(rest);
-    }
-
-    /// Adds a chain of descriptors in the ring's own table: the head, and free ones for all segments but the first. There
-    /// are enough of them, as the caller made sure.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn add_direct(&mut self, head: u16, segments: &[Segment]) {
-        let mut last = head;
-        for _ in segments.iter().skip(1) {
-            let next = self.reserve().unwrap_or(last);
-            if let Some(link) = self.next.get_mut(usize::from(last)) {
-                *link = next;
-            }
-            last = next;
-        }
-        self.readd_direct(head, segments);
-    }
-
-    /// Adds a chain whose descriptors it has already, and writes all of them.
-    pub(crate) fn readd_direct(&mut self, head: u16, segments: &[Segment]) {
-        let mut current = head;
-        let mut left = segments.len();
-        for segment in segments {
-            left -= 1;
-            let mut flags = match segment.access {
-                Access::DeviceReads => DescriptorFlags::empty(),
-                Access::DeviceWrites => DescriptorFlags::WRITE,
-            };
-            let mut next = 0;
-            if left > 0 {
-                flags |= DescriptorFlags::NEXT;
-                next = self.next.get(usize::from(current)).copied().unwrap_or(current);
-            }
-            let descriptor = self.descriptors.at(usize::from(current));
-            descriptor.address.store(self.order_u64(segment.device_address));
-            descriptor.rest.store(self.rest(segment.bytes, flags, next));
-            current = next;
-        }
-        self.add(head);
-    }
-
-    /// Writes a head into the available ring, where the device does not look yet.
-    #[inline(always)]
-    pub(crate) fn add(&mut self, head: u16) {
-        self.avail_ring.at(usize::from(self.added)).store(self.order_u16(head), Relaxed);
-        self.added = self.added.wrapping_add(1);
-    }
-
-    /// Lets the device see all that was added. Returns whether it wants to be notified of it; if so, what was written
-    /// is ordered before a register that the caller writes next.
-    #[inline(always)]
-    pub(crate) fn commit(&mut self) -> bool {
+    fn commit(&mut self) -> bool {
         let (old, new) = (self.committed, self.added);
         if old == new {
             return false;
@@ -241,53 +220,22 @@ impl<M: Memory> SplitRing<M> {
         wanted
     }
 
-    /// Where the next chain will be added, in the form that a notification carries it.
-    pub(crate) fn notification_data(&self) -> u16 {
+    fn notification_data(&self) -> u16 {
         self.committed
     }
 
-    /// The number of chains that were added and that the device has not given back, since the ring was empty.
     #[inline(always)]
-    pub(crate) fn unused(&self) -> u16 {
+    fn unused(&self) -> u16 {
         self.added.wrapping_sub(self.taken)
     }
 
-    /// Whether all elements were taken that the last look at the index allowed.
     #[inline(always)]
-    pub(crate) fn is_exhausted(&self) -> bool {
+    fn is_exhausted(&self) -> bool {
         self.taken == self.seen
     }
 
-    /// Takes the next element, of which there is one: the id of the chain that the device has used, and the number of
-    /// bytes that it says it wrote. Both are the device's word.
     #[inline(always)]
-    pub(crate) fn take(&mut self) -> (u32, u32) {
-        let element = self.used_ring.at(usize::from(self.taken));
-        self.taken = self.taken.wrapping_add(1);
-        (self.order_u32(element.id.load(Relaxed)), self.order_u32(element.len.load(Relaxed)))
-    }
-
-    /// The device returned a chain that it did not have: that was not one taken, and nothing else that it says is
-    /// believed.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn distrust(&mut self, id: u32) -> Violation {
-        self.taken = self.taken.wrapping_sub(1);
-        self.seen = self.taken;
-        match u16::try_from(id) {
-            Ok(id) if id < self.size => Violation::NotInFlight { id },
-            _ => Violation::IdOutOfRange { id, size: self.size },
-        }
-    }
-
-    /// Reads the used index, once for all elements that it lets the driver take. Whether there are some that were not
-    /// seen before.
-    ///
-    /// # Errors
-    ///
-    /// What the index is, if that is not possible: [`jumped`](SplitRing::jumped).
-    #[inline(always)]
-    pub(crate) fn look(&mut self) -> Result<bool, u16> {
+    fn look(&mut self) -> Result<bool, u16> {
         let found = self.order_u16(self.used_idx.at(0).load(Relaxed));
         let ahead = found.wrapping_sub(self.taken);
         if ahead == 0 {
@@ -302,24 +250,20 @@ impl<M: Memory> SplitRing<M> {
         Ok(true)
     }
 
-    /// The used index is not what it can be.
-    pub(crate) fn jumped(&self, found: u16) -> Violation {
+    fn jumped(&self, found: u16) -> Violation {
         let available = self.committed.wrapping_sub(self.taken);
         Violation::UsedIndexJumped { seen: self.taken, found, available }
     }
 
-    /// Ends all business with the device: nothing more is committed, and nothing taken.
-    pub(crate) fn close(&mut self) {
+    fn close(&mut self) {
         (self.added, self.committed, self.seen) = (self.taken, self.taken, self.taken);
     }
 
-    /// How many elements were seen and not taken.
-    pub(crate) fn seen_unused(&self) -> u16 {
+    fn seen_unused(&self) -> u16 {
         self.seen.wrapping_sub(self.taken)
     }
 
-    /// Asks the device not to interrupt. With EVENT_IDX it may do so once in 65536 chains.
-    pub(crate) fn disable_interrupts(&self) {
+    fn disable_interrupts(&self) {
         if self.event_idx {
             // The place furthest from being passed is the one that was just passed. The flags stay zero (2.7.10).
             self.used_event.at(0).store(self.order_u16(self.taken.wrapping_sub(1)), Relaxed);
@@ -328,10 +272,7 @@ impl<M: Memory> SplitRing<M> {
         }
     }
 
-    /// Asks the device to interrupt once it has used `chains` more than the driver has taken. Returns how many it will
-    /// really be: no more than the device has, and one without EVENT_IDX. Those that are there already, as a look at
-    /// the index after this tells, may have come without an interrupt.
-    pub(crate) fn enable_interrupts(&mut self, chains: u16) -> u16 {
+    fn enable_interrupts(&mut self, chains: u16) -> u16 {
         // The device cannot use more than it has; waiting for more would be waiting for ever.
         let chains = chains.clamp(1, self.committed.wrapping_sub(self.taken).max(1));
         if self.event_idx {
@@ -344,28 +285,7 @@ impl<M: Memory> SplitRing<M> {
         if self.event_idx { chains } else { 1 }
     }
 
-    #[inline(always)]
-    fn rest(&self, bytes: u32, flags: DescriptorFlags, next: u16) -> u64 {
-        descriptor_rest(self.little_endian, bytes, flags, next)
-    }
-
-    #[inline(always)]
-    fn order_u16(&self, value: u16) -> u16 {
-        if self.little_endian { value.to_le() } else { value }
-    }
-
-    #[inline(always)]
-    fn order_u32(&self, value: u32) -> u32 {
-        if self.little_endian { value.to_le() } else { value }
-    }
-
-    #[inline(always)]
-    fn order_u64(&self, value: u64) -> u64 {
-        if self.little_endian { value.to_le() } else { value }
-    }
-
-    /// Empties the ring, as for a device that has never seen it. Which descriptors are free stays as it is.
-    pub(crate) fn restart(&mut self) {
+    fn restart(&mut self) {
         for field in [&self.avail_flags, &self.avail_idx, &self.used_flags, &self.used_idx, &self.avail_event] {
             field.at(0).store(0, Relaxed);
         }
@@ -373,9 +293,85 @@ impl<M: Memory> SplitRing<M> {
         self.disable_interrupts();
     }
 
-    /// Keeps the memory that the device knows from being freed.
-    pub(crate) fn leak(&mut self) {
+    fn leak(&mut self) {
         self.pages.leak();
+    }
+
+    /// Without indirect tables, an id is the number of a chain's first descriptor.
+    #[inline(always)]
+    fn numbers_slots(&self) -> bool {
+        !self.indirect
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unreserve(&mut self, id: u16) {
+        self.release_direct(id, 1);
+    }
+
+    #[inline(always)]
+    fn table_entry(&self, bytes: u32, access: Access, next: Option<u16>) -> u64 {
+        let mut flags = match access {
+            Access::DeviceReads => DescriptorFlags::empty(),
+            Access::DeviceWrites => DescriptorFlags::WRITE,
+        };
+        flags.set(DescriptorFlags::NEXT, next.is_some());
+        self.rest(bytes, flags, next.unwrap_or(0))
+    }
+
+    #[inline(always)]
+    fn prepare(&self, id: u16, table: u64, descriptors: u16) {
+        let bytes = u32::from(descriptors) * size_of::<SharedDescriptor>() as u32;
+        let descriptor = self.descriptors.at(usize::from(id));
+        descriptor.address.store(self.order_u64(table));
+        descriptor.rest.store(self.rest(bytes, DescriptorFlags::INDIRECT, 0));
+    }
+
+    #[inline(always)]
+    fn add(&mut self, id: u16, _: u64, _: u16) {
+        self.put(id);
+    }
+
+    /// The head is reserved; the other descriptors are taken here.
+    #[cold]
+    #[inline(never)]
+    fn add_direct(&mut self, id: u16, segments: &[Segment]) {
+        let mut last = id;
+        for _ in segments.iter().skip(1) {
+            let next = self.reserve().unwrap_or(last);
+            if let Some(link) = self.next.get_mut(usize::from(last)) {
+                *link = next;
+            }
+            last = next;
+        }
+        self.write_chain(id, segments);
+    }
+
+    fn add_direct_again(&mut self, id: u16, segments: &[Segment]) {
+        self.write_chain(id, segments);
+    }
+
+    /// Makes the descriptors of a chain free: the head, and those that hang behind it.
+    #[cold]
+    #[inline(never)]
+    fn release_direct(&mut self, id: u16, descriptors: u16) {
+        let last = (1..descriptors).fold(id, |last, _| self.next.get(usize::from(last)).copied().unwrap_or(last));
+        if let Some(next) = self.next.get_mut(usize::from(last)) {
+            *next = self.first_free;
+            self.first_free = id;
+            self.free += descriptors;
+        }
+    }
+
+    #[inline(always)]
+    fn element(&self) -> (u32, u32) {
+        let element = self.used_ring.at(usize::from(self.taken));
+        (self.order_u32(element.id.load(Relaxed)), self.order_u32(element.len.load(Relaxed)))
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, _: u16) {
+        self.taken = self.taken.wrapping_add(1);
     }
 }
 

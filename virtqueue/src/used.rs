@@ -1,15 +1,15 @@
 //! A chain that the device has used.
 
 use crate::memory::Memory;
+use crate::ring::{Ring, RingFormat, Split};
 use crate::slot::{Attachment, Slot, SlotMemory, State, Token};
-use crate::split::SplitRing;
 
 /// A chain that the device has used: what it left, and what the driver attached.
 ///
 /// Dropped without [`take`](Used::take), the slot stays taken; [`Queue::used`](crate::Queue::used) finds it again by
 /// its token.
-pub struct Used<'q, M: Memory, T: Attachment> {
-    pub(crate) ring: &'q mut SplitRing<M>,
+pub struct Used<'q, M: Memory, T: Attachment, R: RingFormat = Split> {
+    pub(crate) ring: &'q mut R::Ring<M>,
     /// The first free slot.
     pub(crate) first_free: &'q mut u16,
     /// In the state `Used`, with an attachment.
@@ -20,7 +20,7 @@ pub struct Used<'q, M: Memory, T: Attachment> {
     pub(crate) indirect: bool,
 }
 
-impl<M: Memory, T: Attachment> Used<'_, M, T> {
+impl<M: Memory, T: Attachment, R: RingFormat> Used<'_, M, T, R> {
     /// The token that [`Chain::submit`](crate::Chain::submit) returned.
     #[inline(always)]
     pub fn token(&self) -> Token {
@@ -67,11 +67,13 @@ impl<M: Memory, T: Attachment> Used<'_, M, T> {
     fn release(&mut self) {
         self.slot.state = State::Free;
         self.slot.generation = self.slot.generation.wrapping_add(1);
-        if self.indirect {
+        if !self.indirect {
+            self.ring.release_direct(self.id, self.slot.segments);
+        }
+        // Where the ring chose the id, it has its own list.
+        if self.indirect || !self.ring.numbers_slots() {
             self.slot.next = *self.first_free;
             *self.first_free = self.id;
-        } else {
-            self.ring.release_chain(self.id, self.slot.segments);
         }
     }
 }
