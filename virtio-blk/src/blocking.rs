@@ -1,7 +1,7 @@
 //! Calls that return when the device is done, and may therefore borrow their buffers.
 
 use virtio_transport::{Notifier, Wait};
-use virtqueue::Memory;
+use virtqueue::{Memory, RingFormat};
 
 use crate::buffer::Buffer;
 use crate::error::Error;
@@ -13,14 +13,16 @@ use crate::request::{Operation, Owner};
 /// done, or else through `rescue`, which resets the device and returns when that is acknowledged.
 ///
 /// Dropping it ends it too, so that a waiting policy or a kernel's memory may unwind.
-pub(crate) struct Blocking<'q, M: Memory, N: Notifier, B: Buffer, R: FnMut(&mut Queue<M, N, B>)> {
-    queue: &'q mut Queue<M, N, B>,
+pub(crate) struct Blocking<'q, M: Memory, N: Notifier, B: Buffer, R: RingFormat, F: FnMut(&mut Queue<M, N, B, R>)> {
+    queue: &'q mut Queue<M, N, B, R>,
     outstanding: usize,
-    rescue: R,
+    rescue: F,
 }
 
-impl<'q, M: Memory, N: Notifier, B: Buffer, R: FnMut(&mut Queue<M, N, B>)> Blocking<'q, M, N, B, R> {
-    pub(crate) fn new(queue: &'q mut Queue<M, N, B>, rescue: R) -> Self {
+impl<'q, M: Memory, N: Notifier, B: Buffer, R: RingFormat, F: FnMut(&mut Queue<M, N, B, R>)>
+    Blocking<'q, M, N, B, R, F>
+{
+    pub(crate) fn new(queue: &'q mut Queue<M, N, B, R>, rescue: F) -> Self {
         Self { queue, outstanding: 0, rescue }
     }
 
@@ -140,7 +142,9 @@ impl<'q, M: Memory, N: Notifier, B: Buffer, R: FnMut(&mut Queue<M, N, B>)> Block
     }
 }
 
-impl<M: Memory, N: Notifier, B: Buffer, R: FnMut(&mut Queue<M, N, B>)> Drop for Blocking<'_, M, N, B, R> {
+impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat, F: FnMut(&mut Queue<M, N, B, R>)> Drop
+    for Blocking<'_, M, N, B, R, F>
+{
     fn drop(&mut self) {
         if self.outstanding > 0 {
             (self.rescue)(self.queue);

@@ -1,7 +1,7 @@
 //! The device behind the queues: its configuration, its interrupt, its reset.
 
 use virtio_transport::{DeviceType, Negotiation, NotReset, Running, Spin, Transport, Wait};
-use virtqueue::Memory;
+use virtqueue::{Memory, RingFormat};
 
 use crate::buffer::Buffer;
 use crate::epoch::Epoch;
@@ -163,9 +163,9 @@ impl<T: Transport, M: Memory> Device<T, M> {
     ///   [give up](Device::give_up).
     /// - [`Error::NotRecovered`], [`Error::CacheMode`], [`Error::Config`]: the device did not come up again. Every
     ///   request has ended with [`Error::GivenUp`].
-    pub fn recover<B: Buffer>(
+    pub fn recover<B: Buffer, R: RingFormat>(
         &mut self,
-        queues: &mut [&mut Queue<M, T::Notifier, B>],
+        queues: &mut [&mut Queue<M, T::Notifier, B, R>],
         wait: &mut impl Wait,
     ) -> Result<Recovered, Error> {
         self.check_complete(queues)?;
@@ -198,9 +198,9 @@ impl<T: Transport, M: Memory> Device<T, M> {
     }
 
     /// Brings a device up that was reset.
-    fn restart<B: Buffer>(
+    fn restart<B: Buffer, R: RingFormat>(
         &mut self,
-        queues: &mut [&mut Queue<M, T::Notifier, B>],
+        queues: &mut [&mut Queue<M, T::Notifier, B, R>],
         recovered: &mut Recovered,
         wait: &mut impl Wait,
     ) -> Result<(), Error> {
@@ -235,7 +235,10 @@ impl<T: Transport, M: Memory> Device<T, M> {
     /// # Errors
     ///
     /// [`Error::QueuesMissing`]: nothing was done.
-    pub fn give_up<B: Buffer>(&mut self, queues: &mut [&mut Queue<M, T::Notifier, B>]) -> Result<(), Error> {
+    pub fn give_up<B: Buffer, R: RingFormat>(
+        &mut self,
+        queues: &mut [&mut Queue<M, T::Notifier, B, R>],
+    ) -> Result<(), Error> {
         self.check_complete(queues)?;
         let acknowledged = matches!(self.state, State::Stopped(_));
         self.state = State::Gone;
@@ -262,9 +265,9 @@ impl<T: Transport, M: Memory> Device<T, M> {
     ///
     /// [`Error::QueuesMissing`]: nothing was done. [`Error::NotAcknowledged`]: the policy gave up before the device
     /// acknowledged its reset. [`Error::Stopped`]: it is gone already.
-    pub fn shutdown<B: Buffer>(
+    pub fn shutdown<B: Buffer, R: RingFormat>(
         &mut self,
-        queues: &mut [&mut Queue<M, T::Notifier, B>],
+        queues: &mut [&mut Queue<M, T::Notifier, B, R>],
         wait: &mut impl Wait,
     ) -> Result<T, Error> {
         self.check_complete(queues)?;
@@ -286,7 +289,10 @@ impl<T: Transport, M: Memory> Device<T, M> {
     }
 
     /// Whether these are all queues of this device, each once.
-    fn check_complete<B: Buffer>(&self, queues: &[&mut Queue<M, T::Notifier, B>]) -> Result<(), Error> {
+    fn check_complete<B: Buffer, R: RingFormat>(
+        &self,
+        queues: &[&mut Queue<M, T::Notifier, B, R>],
+    ) -> Result<(), Error> {
         // They are distinct, as each is borrowed exclusively; so it is enough to count.
         let own = queues.iter().filter(|queue| queue.epoch().is(&self.epoch)).count();
         let found = u16::try_from(own).unwrap_or(u16::MAX);

@@ -5,7 +5,7 @@ use core::mem::ManuallyDrop;
 
 use virtio_spec::block::BlockFeatures;
 use virtio_transport::{SpinLimit, Transport, Wait};
-use virtqueue::Memory;
+use virtqueue::{Memory, RingFormat, Split};
 
 use crate::blocking::Blocking;
 use crate::buffer::{Buffer, NoBuffer};
@@ -35,9 +35,9 @@ const AT_DROP: SpinLimit = SpinLimit { looks: 1000 };
 /// nothing keeps such a call for ever. A caller who does not trust its device that far gives buffers away instead
 /// ([`Queue::submit_read`]). After the reset every call returns [`Error::Stopped`], until the disk has
 /// [recovered](Disk::recover).
-pub struct Disk<T: Transport, M: Memory, B: Buffer = NoBuffer> {
+pub struct Disk<T: Transport, M: Memory, B: Buffer = NoBuffer, R: RingFormat = Split> {
     device: Device<T, M>,
-    queue: Queue<M, T::Notifier, B>,
+    queue: Queue<M, T::Notifier, B, R>,
 }
 
 impl<T: Transport, M: Memory, B: Buffer> Disk<T, M, B> {
@@ -62,7 +62,38 @@ impl<T: Transport, M: Memory, B: Buffer> Disk<T, M, B> {
     /// }
     /// ```
     pub fn open(transport: T, memory: M, options: &Options, wait: &mut impl Wait) -> Result<Self, OpenError> {
-        let mut setup = Setup::negotiate(transport, memory, options, wait)?;
+        Self::open_with(Split, transport, memory, options, wait)
+    }
+}
+
+impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
+    /// As [`open`](Disk::open), with a ring of another form: [`Packed`](crate::Packed), or [`Either`](crate::Either) of
+    /// the two, as the device has it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Disk::open); with [`Packed`](crate::Packed), [`OpenError::MissingFeatures`] on a device that
+    /// does not offer RING_PACKED.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use virtio_blk::{Disk, Either, NoBuffer, OpenError, Options};
+    /// use virtio_transport::{Spin, Transport};
+    /// use virtqueue::Memory;
+    ///
+    /// fn open<T: Transport, M: Memory>(transport: T, memory: M) -> Result<Disk<T, M, NoBuffer, Either>, OpenError> {
+    ///     Disk::open_with(Either, transport, memory, &Options::default(), &mut Spin)
+    /// }
+    /// ```
+    pub fn open_with(
+        ring: R,
+        transport: T,
+        memory: M,
+        options: &Options,
+        wait: &mut impl Wait,
+    ) -> Result<Self, OpenError> {
+        let mut setup = Setup::negotiate_with(ring, transport, memory, options, wait)?;
         let queue = setup.add_queue()?;
         Ok(Self { device: setup.start(), queue })
     }
@@ -78,7 +109,7 @@ impl<T: Transport, M: Memory, B: Buffer> Disk<T, M, B> {
     }
 
     /// The queue, for requests that do not block.
-    pub fn queue(&mut self) -> &mut Queue<M, T::Notifier, B> {
+    pub fn queue(&mut self) -> &mut Queue<M, T::Notifier, B, R> {
         &mut self.queue
     }
 
@@ -215,7 +246,7 @@ impl<T: Transport, M: Memory, B: Buffer> Disk<T, M, B> {
     /// configuration changes or it has to recover.
     ///
     /// The queue is leaked when it is dropped while the device runs: [`Device::shutdown`] takes both.
-    pub fn split(self) -> (Device<T, M>, Queue<M, T::Notifier, B>) {
+    pub fn split(self) -> (Device<T, M>, Queue<M, T::Notifier, B, R>) {
         let this = ManuallyDrop::new(self);
         // SAFETY: both are moved out of a value that is neither dropped nor used again.
         unsafe { (core::ptr::read(&this.device), core::ptr::read(&this.queue)) }
@@ -231,7 +262,7 @@ impl<T: Transport, M: Memory, B: Buffer> Disk<T, M, B> {
     /// [`NotShutDown`] when the policy gave up before the reset was acknowledged. It carries the disk. If the policy gives
     /// up before that, requests that are in flight are cut off by the reset.
     #[allow(clippy::result_large_err, reason = "it is the disk itself, and there may be no heap to put it on")]
-    pub fn shutdown(mut self, wait: &mut impl Wait) -> Result<T, NotShutDown<T, M, B>> {
+    pub fn shutdown(mut self, wait: &mut impl Wait) -> Result<T, NotShutDown<T, M, B, R>> {
         match self.device.shutdown(&mut [&mut self.queue], wait) {
             Ok(transport) => Ok(transport),
             Err(_) => Err(NotShutDown { disk: self }),
@@ -250,7 +281,7 @@ impl<T: Transport, M: Memory, B: Buffer> Disk<T, M, B> {
     }
 
     #[allow(clippy::type_complexity, reason = "the type of a closure has no shorter name")]
-    fn blocking(&mut self) -> Blocking<'_, M, T::Notifier, B, impl FnMut(&mut Queue<M, T::Notifier, B>)> {
+    fn blocking(&mut self) -> Blocking<'_, M, T::Notifier, B, R, impl FnMut(&mut Queue<M, T::Notifier, B, R>)> {
         let Self { device, queue } = self;
         Blocking::new(queue, |queue| {
             device.stop_at_any_cost();
@@ -270,7 +301,7 @@ impl<T: Transport, M: Memory, B: Buffer> Disk<T, M, B> {
     }
 }
 
-impl<T: Transport, M: Memory, B: Buffer> Drop for Disk<T, M, B> {
+impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Drop for Disk<T, M, B, R> {
     /// Resets the device, so that memory can be freed. If it does not acknowledge that soon, what it may still touch is
     /// leaked.
     fn drop(&mut self) {
@@ -284,21 +315,21 @@ impl<T: Transport, M: Memory, B: Buffer> Drop for Disk<T, M, B> {
 }
 
 /// A disk that did not acknowledge its reset before the policy gave up.
-pub struct NotShutDown<T: Transport, M: Memory, B: Buffer> {
+pub struct NotShutDown<T: Transport, M: Memory, B: Buffer, R: RingFormat = Split> {
     /// The disk. Dropping it leaks the memory that the device may still touch.
-    pub disk: Disk<T, M, B>,
+    pub disk: Disk<T, M, B, R>,
 }
 
-impl<T: Transport, M: Memory, B: Buffer> fmt::Debug for NotShutDown<T, M, B> {
+impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> fmt::Debug for NotShutDown<T, M, B, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NotShutDown").finish_non_exhaustive()
     }
 }
 
-impl<T: Transport, M: Memory, B: Buffer> fmt::Display for NotShutDown<T, M, B> {
+impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> fmt::Display for NotShutDown<T, M, B, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the disk did not acknowledge its reset, and may still use the memory that it was given")
     }
 }
 
-impl<T: Transport, M: Memory, B: Buffer> core::error::Error for NotShutDown<T, M, B> {}
+impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> core::error::Error for NotShutDown<T, M, B, R> {}

@@ -41,6 +41,7 @@ impl FeatureSet {
                 .union(Features::EVENT_IDX)
                 .union(Features::VERSION_1)
                 .union(Features::NOTIFICATION_DATA)
+                .union(Features::RING_PACKED)
                 .bits(),
     );
 

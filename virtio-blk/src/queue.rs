@@ -5,7 +5,7 @@ use core::task::Waker;
 
 use virtio_spec::block::RequestStatus;
 use virtio_transport::{Notifier, Wait};
-use virtqueue::{Access, ChainError, Memory, Queue as Ring, Ready, SlotMemory, Token, Used};
+use virtqueue::{Access, ChainError, Memory, Queue as Ring, Ready, RingFormat, SlotMemory, Split, Token, Used};
 
 use crate::buffer::{Buffer, NoBuffer, RawBuffer};
 use crate::epoch::{Epoch, FlushNumber};
@@ -19,6 +19,8 @@ use crate::waiters::Waiters;
 ///
 /// `B` is the type of the buffers that requests own while they are in flight. A kernel with several kinds of buffers
 /// implements [`Buffer`] for an enumeration of them.
+///
+/// `R` is the form of the ring: [`Split`], [`Packed`](crate::Packed), or [`Either`](crate::Either), as negotiated.
 ///
 /// [`submit_read`](Queue::submit_read) and its like put requests on the ring; [`commit`](Queue::commit) lets the device
 /// see all of them at once; [`poll`](Queue::poll) yields those that are done, in whatever order the device chose.
@@ -52,8 +54,8 @@ use crate::waiters::Waiters;
 ///     Ok(())
 /// }
 /// ```
-pub struct Queue<M: Memory, N, B: Buffer = NoBuffer> {
-    ring: Ring<M, Pending<B>>,
+pub struct Queue<M: Memory, N, B: Buffer = NoBuffer, R: RingFormat = Split> {
+    ring: Ring<M, Pending<B>, R>,
     notifier: N,
     limits: Limits,
     index: u16,
@@ -94,9 +96,9 @@ pub struct Rejected<B> {
     pub buffer: B,
 }
 
-impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
+impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     pub(crate) fn new(
-        ring: Ring<M, Pending<B>>,
+        ring: Ring<M, Pending<B>, R>,
         notifier: N,
         limits: Limits,
         index: u16,
@@ -749,7 +751,10 @@ impl<M: Memory, N: Notifier, B: Buffer> Queue<M, N, B> {
 
 /// Takes a request that has ended out of its slot.
 #[inline(always)]
-fn completion<M: Memory, B: Buffer>(mut used: Used<'_, M, Pending<B>>, result: Result<(), Error>) -> Completion<B> {
+fn completion<M: Memory, B: Buffer, R: RingFormat>(
+    mut used: Used<'_, M, Pending<B>, R>,
+    result: Result<(), Error>,
+) -> Completion<B> {
     let token = used.token();
     let pending = used.attachment();
     let completion = Completion {
@@ -775,12 +780,12 @@ fn access(operation: Operation) -> Access {
 /// # Safety
 ///
 /// As for [`Queue::start`].
-unsafe fn chain<M: Memory, B: Buffer>(
-    ring: &mut Ring<M, Pending<B>>,
+unsafe fn chain<M: Memory, B: Buffer, R: RingFormat>(
+    ring: &mut Ring<M, Pending<B>, R>,
     operation: Operation,
     sector: u64,
     data: impl Iterator<Item = (NonNull<u8>, usize)>,
-) -> Result<Ready<'_, M, Pending<B>>, ChainError> {
+) -> Result<Ready<'_, M, Pending<B>, R>, ChainError> {
     let mut chain = ring.chain()?;
     write_header(chain.slot(), operation, sector);
     chain.slot_part(slot::HEADER, slot::HEADER_BYTES, Access::DeviceReads)?;

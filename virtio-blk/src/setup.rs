@@ -1,8 +1,11 @@
 //! A disk that is being opened: features are negotiated, queues are not all set up yet.
 
+use core::marker::PhantomData;
+
 use virtio_spec::Features;
+use virtio_spec::split_ring::MAX_QUEUE_SIZE;
 use virtio_transport::{DeviceType, Negotiation, QueueConfig, QueueError, QueueSetup, Transport, Wait};
-use virtqueue::{Memory, MemoryError, Queue as Ring, Settings};
+use virtqueue::{Memory, MemoryError, Queue as Ring, RingFormat, Settings, Split};
 
 use crate::buffer::Buffer;
 use crate::device::Device;
@@ -24,8 +27,9 @@ const MIN_QUEUE_SIZE: u32 = 4;
 /// A disk whose features are negotiated, and whose queues are being set up.
 ///
 /// [`Disk::open`](crate::Disk::open) does all of it for a kernel that wants one queue. Dropping it gives the device up.
-pub struct Setup<T: Transport, M: Memory> {
+pub struct Setup<T: Transport, M: Memory, R: RingFormat = Split> {
     device: QueueSetup<T>,
+    format: PhantomData<R>,
     info: Info,
     options: Options,
     next_queue: u16,
@@ -43,11 +47,34 @@ impl<T: Transport, M: Memory> Setup<T, M> {
     /// [`OpenError::MissingFeatures`] when a required feature is not there; [`OpenError::Config`] and
     /// [`OpenError::BlockSize`] when its configuration makes no sense. The device is left with FAILED in its status.
     pub fn negotiate(transport: T, memory: M, options: &Options, wait: &mut impl Wait) -> Result<Self, OpenError> {
+        Self::negotiate_with(Split, transport, memory, options, wait)
+    }
+}
+
+impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
+    /// As [`negotiate`](Setup::negotiate), for queues whose rings have another form.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`negotiate`](Setup::negotiate). A form of ring that the device does not offer is a missing feature.
+    pub fn negotiate_with(
+        _ring: R,
+        transport: T,
+        memory: M,
+        options: &Options,
+        wait: &mut impl Wait,
+    ) -> Result<Self, OpenError> {
         let device = Negotiation::begin(transport, DeviceType::BLOCK, wait)?;
         let offered = FeatureSet::from_bits(device.offered());
         let forbidden = options.forbid.without(Features::VERSION_1);
-        let accepted = (offered & FeatureSet::SUPPORTED).without(forbidden);
-        let missing = options.require.without(accepted);
+        let mut accepted = (offered & FeatureSet::SUPPORTED).without(forbidden);
+        let mut required = options.require;
+        if !R::PACKED {
+            accepted = accepted.without(Features::RING_PACKED);
+        } else if !R::SPLIT {
+            required = required | Features::RING_PACKED;
+        }
+        let missing = required.without(accepted);
         if !missing.is_empty() {
             return Err(OpenError::MissingFeatures { missing, offered });
         }
@@ -56,7 +83,7 @@ impl<T: Transport, M: Memory> Setup<T, M> {
         let info = Info::new(accepted, &raw)?;
         log::debug!("virtio disk: {} sectors, features {accepted}", info.capacity_sectors);
         let epoch = Epoch::new(memory.clone()).map_err(no_memory)?;
-        Ok(Self { device, info, options: *options, next_queue: 0, memory, epoch })
+        Ok(Self { device, format: PhantomData, info, options: *options, next_queue: 0, memory, epoch })
     }
 
     /// What the disk says of itself.
@@ -75,7 +102,7 @@ impl<T: Transport, M: Memory> Setup<T, M> {
     ///
     /// [`OpenError::NoMoreQueues`]; [`OpenError::QueueTooSmall`]; [`OpenError::QueueSetup`] when the kernel has no
     /// memory for it; [`OpenError::Queue`] when the device does not take it.
-    pub fn add_queue<B: Buffer>(&mut self) -> Result<Queue<M, T::Notifier, B>, OpenError> {
+    pub fn add_queue<B: Buffer>(&mut self) -> Result<Queue<M, T::Notifier, B, R>, OpenError> {
         let index = self.next_queue;
         let queues = self.num_queues();
         if index >= queues {
@@ -97,12 +124,16 @@ impl<T: Transport, M: Memory> Setup<T, M> {
         if max < MIN_QUEUE_SIZE {
             return Err(OpenError::QueueTooSmall { queue: index, max });
         }
-        let largest = u16::try_from(1_u32 << max.ilog2()).unwrap_or(virtio_spec::split_ring::MAX_QUEUE_SIZE);
         let has = |feature: Features| self.info.features.contains(feature);
+        let packed = has(Features::RING_PACKED);
+        // A split ring has a power of two of entries, a packed one any number.
+        let largest = if packed { max } else { 1 << max.ilog2() };
+        let largest = u16::try_from(largest).unwrap_or(MAX_QUEUE_SIZE).min(MAX_QUEUE_SIZE);
         let memory = self.device.queue_memory();
         // A chain is never longer than the queue, whether it lies in the ring or in an indirect table (2.7.5.3.1).
         let segments = u16::try_from(self.info.seg_max).unwrap_or(u16::MAX).min(self.options.segments.max(1));
         Ok(Settings {
+            packed,
             chain_max: segments.saturating_add(HEADER_AND_STATUS).min(largest),
             segment_max_bytes: self.info.size_max_bytes.unwrap_or(u32::MAX),
             indirect: has(Features::INDIRECT_DESC),
@@ -120,9 +151,9 @@ impl<T: Transport, M: Memory> Setup<T, M> {
 }
 
 /// Tells the device of a queue.
-pub(crate) fn enable<T: Transport, M: Memory, B: Buffer>(
+pub(crate) fn enable<T: Transport, M: Memory, B: Buffer, R: RingFormat>(
     device: &mut QueueSetup<T>,
-    queue: &mut Queue<M, T::Notifier, B>,
+    queue: &mut Queue<M, T::Notifier, B, R>,
 ) -> Result<(), QueueError> {
     let areas = queue.areas();
     let enabled = device.enable_queue(&QueueConfig {

@@ -6,7 +6,7 @@ use core::task::{Context, Poll, Waker};
 
 use virtio_spec::InterruptStatus;
 use virtio_transport::{Interrupt, Notifier};
-use virtqueue::{Memory, Token};
+use virtqueue::{Memory, RingFormat, Token};
 
 use crate::buffer::Buffer;
 use crate::error::Error;
@@ -49,25 +49,29 @@ pub struct AsyncQueue<S> {
 }
 
 /// A [`Queue`] behind the kernel's mutual exclusion: whatever implements [`Exclusive`] for one.
-pub trait SharedQueue: Exclusive<Value = Queue<Self::Memory, Self::Notifier, Self::Buffer>> {
+pub trait SharedQueue: Exclusive<Value = Queue<Self::Memory, Self::Notifier, Self::Buffer, Self::Ring>> {
     /// The kernel's memory.
     type Memory: Memory;
     /// What notifies the device.
     type Notifier: Notifier;
     /// What requests own while they are in flight.
     type Buffer: Buffer;
+    /// The form of the ring.
+    type Ring: RingFormat;
 }
 
-impl<S, M, N, B> SharedQueue for S
+impl<S, M, N, B, R> SharedQueue for S
 where
-    S: Exclusive<Value = Queue<M, N, B>>,
+    S: Exclusive<Value = Queue<M, N, B, R>>,
     M: Memory,
     N: Notifier,
     B: Buffer,
+    R: RingFormat,
 {
     type Memory = M;
     type Notifier = N;
     type Buffer = B;
+    type Ring = R;
 }
 
 /// A request of a task that failed.
@@ -201,7 +205,7 @@ enum Next {
     Nothing(Option<Waker>),
 }
 
-fn next_waker<M: Memory, N: Notifier, B: Buffer>(queue: &mut Queue<M, N, B>) -> Result<Next, Error> {
+fn next_waker<M: Memory, N: Notifier, B: Buffer, R: RingFormat>(queue: &mut Queue<M, N, B, R>) -> Result<Next, Error> {
     let Some((token, owner)) = queue.notice()? else {
         return Ok(Next::Nothing(queue.next_waiter()));
     };

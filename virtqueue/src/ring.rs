@@ -24,13 +24,16 @@ pub trait RingFormat: sealed::Sealed {
 }
 
 /// A split ring, which every device has (2.7, "Split Virtqueues").
-pub enum Split {}
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Split;
 
 /// A packed ring, on devices that offer RING_PACKED (2.8, "Packed Virtqueues").
-pub enum Packed {}
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Packed;
 
 /// A packed ring on devices that offer RING_PACKED, a split ring on others. Each access to the ring asks which it is.
-pub enum Either {}
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Either;
 
 impl RingFormat for Split {
     type Ring<M: Memory> = SplitRing<M>;
