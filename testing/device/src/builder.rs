@@ -8,6 +8,7 @@ use zerocopy::FromZeros;
 
 use crate::device::BlockDevice;
 use crate::device_memory::DeviceMemory;
+use crate::zones::ZoneSetup;
 
 /// Which of the two interfaces a device has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +58,30 @@ pub struct Builder {
     pub(crate) tolerate_beyond_capacity: bool,
     pub(crate) tolerate_write_to_read_only: bool,
     pub(crate) tolerate_late_notifications: bool,
+    pub(crate) tolerate_zone_overrun: bool,
+    pub(crate) check_range_alignment: bool,
+    pub(crate) whole_blocks_only: bool,
+    pub(crate) used_batch_max: u16,
+    pub(crate) needed: u64,
+    pub(crate) zones: Option<ZoneSetup>,
+}
+
+/// The limits of requests that consist of ranges of sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RangeLimits {
+    /// The most sectors that a range may have.
+    pub max_sectors: u32,
+    /// The most ranges that a request may have.
+    pub max_ranges: u32,
+    /// What ranges are best a multiple of, in sectors.
+    pub alignment_sectors: u32,
+}
+
+impl Default for RangeLimits {
+    /// One range of up to 1024 sectors, aligned or not.
+    fn default() -> Self {
+        Self { max_sectors: 1024, max_ranges: 1, alignment_sectors: 1 }
+    }
 }
 
 impl Builder {
@@ -82,6 +107,12 @@ impl Builder {
             tolerate_beyond_capacity: false,
             tolerate_write_to_read_only: false,
             tolerate_late_notifications: false,
+            tolerate_zone_overrun: false,
+            check_range_alignment: false,
+            whole_blocks_only: false,
+            used_batch_max: u16::MAX,
+            needed: 0,
+            zones: None,
         }
         .queue_size_max(256)
         .capacity(2048)
@@ -131,6 +162,29 @@ impl Builder {
         self
     }
 
+    /// Offers RING_PACKED. Queues may then have any size up to [`queue_size_max`](Self::queue_size_max).
+    pub fn packed(self) -> Self {
+        self.offer(Features::RING_PACKED.bits())
+    }
+
+    /// Offers IN_ORDER. One used element may then stand for all that is completed together.
+    pub fn in_order(self) -> Self {
+        self.offer(Features::IN_ORDER.bits())
+    }
+
+    /// For how many requests one used element may stand with IN_ORDER: at least 1, without a limit unless said
+    /// otherwise.
+    pub fn used_batch_max(mut self, requests: u16) -> Self {
+        self.used_batch_max = requests;
+        self
+    }
+
+    /// Offers features and refuses FEATURES_OK without them, as a device may for ACCESS_PLATFORM and ORDER_PLATFORM.
+    pub fn require(mut self, bits: u64) -> Self {
+        self.needed |= bits;
+        self.offer(bits)
+    }
+
     /// Changes the configuration structure. A field is shown only if its feature is offered.
     pub fn config(mut self, change: impl FnOnce(&mut BlockConfig)) -> Self {
         change(&mut self.config);
@@ -173,6 +227,40 @@ impl Builder {
         self.offer(BlockFeatures::LIFETIME.bits())
     }
 
+    /// Offers DISCARD, with these limits.
+    pub fn discard(self, limits: RangeLimits) -> Self {
+        self.offer(BlockFeatures::DISCARD.bits()).config(|config| {
+            config.max_discard_sectors = limits.max_sectors.into();
+            config.max_discard_seg = limits.max_ranges.into();
+            config.discard_sector_alignment = limits.alignment_sectors.into();
+        })
+    }
+
+    /// Offers WRITE_ZEROES, with these limits; there is none for the alignment. `may_unmap`: UNMAP deallocates.
+    pub fn write_zeroes(self, limits: RangeLimits, may_unmap: bool) -> Self {
+        self.offer(BlockFeatures::WRITE_ZEROES.bits()).config(|config| {
+            config.max_write_zeroes_sectors = limits.max_sectors.into();
+            config.max_write_zeroes_seg = limits.max_ranges.into();
+            config.write_zeroes_may_unmap = may_unmap.into();
+        })
+    }
+
+    /// Offers SECURE_ERASE, with these limits.
+    pub fn secure_erase(self, limits: RangeLimits) -> Self {
+        self.offer(BlockFeatures::SECURE_ERASE.bits()).config(|config| {
+            config.max_secure_erase_sectors = limits.max_sectors.into();
+            config.max_secure_erase_seg = limits.max_ranges.into();
+            config.secure_erase_sector_alignment = limits.alignment_sectors.into();
+        })
+    }
+
+    /// Offers ZONED, and refuses FEATURES_OK without it: a host-managed device. A legacy one has
+    /// no zones.
+    pub fn zoned(mut self, zones: ZoneSetup) -> Self {
+        self.zones = Some(zones);
+        self.offer(BlockFeatures::ZONED.bits()).config(|config| config.zoned = zones.characteristics())
+    }
+
     /// Offers RO.
     pub fn read_only(self) -> Self {
         self.offer(BlockFeatures::RO.bits())
@@ -209,16 +297,45 @@ impl Builder {
         self
     }
 
+    /// A write beyond the capacity of its zone is a ZONE_INVALID_CMD and not a violation: a driver that does not follow
+    /// write pointers cannot know.
+    pub fn tolerate_zone_overrun(mut self) -> Self {
+        self.tolerate_zone_overrun = true;
+        self
+    }
+
+    /// A range of a discard or erase request that does not begin and end at the alignment is a violation. The
+    /// specification only recommends that.
+    pub fn check_range_alignment(mut self) -> Self {
+        self.check_range_alignment = true;
+        self
+    }
+
+    /// A read or write that is no multiple of blk_size is an IOERR, as real devices have it.
+    pub fn whole_blocks_only(mut self) -> Self {
+        self.whole_blocks_only = true;
+        self
+    }
+
     /// Makes a device that reaches memory through `memory`.
     ///
     /// # Panics
     ///
-    /// If [`Mover::RustVmm`] is to move rings in a memory that is not rust-vmm's.
+    /// If [`Mover::RustVmm`] is to move packed rings, or rings in a memory that is not rust-vmm's.
     #[must_use]
     pub fn build<M: DeviceMemory + Clone + 'static>(mut self, memory: &M) -> BlockDevice {
         if self.interface == Interface::Legacy {
             self.offered &= u64::from(u32::MAX);
+            self.needed &= u64::from(u32::MAX);
+            // A legacy device cannot refuse a driver that does not know zones.
+            self.offered &= !BlockFeatures::ZONED.bits();
+            self.zones = None;
         }
+        #[cfg(not(miri))]
+        assert!(
+            self.mover == Mover::Strict || self.offered & Features::RING_PACKED.bits() == 0,
+            "virtio-queue moves split rings only"
+        );
         #[cfg(not(miri))]
         assert!(
             self.mover == Mover::Strict || memory.guest_memory().is_some(),

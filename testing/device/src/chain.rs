@@ -3,7 +3,7 @@
 /// A descriptor chain that the device took from a ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// The index of its first descriptor, by which it is given back.
+    /// The index of its first descriptor, or in a packed ring the buffer's id: by which it is given back.
     pub id: u16,
     /// Its pieces of memory, in order.
     pub segments: Vec<Segment>,

@@ -65,6 +65,10 @@ impl State {
 
     pub(crate) fn write_config(&mut self, offset: usize, bytes: &[u8]) {
         let Some(name) = self.check_config(offset, bytes.len()) else { return };
+        if self.suspending() {
+            self.violate(Rule::WhileSuspended, format!("{name} was written"));
+            return;
+        }
         let negotiated = if self.legacy() { self.offered() } else { self.negotiated() };
         if !self.legacy() && !self.status.contains(DeviceStatus::FEATURES_OK) {
             self.violate(Rule::ConfigWrittenEarly, format!("{name} was written with status {:?}", self.status));

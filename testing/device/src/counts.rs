@@ -9,13 +9,23 @@ pub struct Counts {
     pub writes: u64,
     /// Flushes, completed.
     pub flushes: u64,
+    /// DISCARD requests, completed.
+    pub discards: u64,
+    /// WRITE_ZEROES requests, completed.
+    pub write_zeroes: u64,
+    /// SECURE_ERASE requests, completed.
+    pub secure_erases: u64,
+    /// Ranges in all of those three.
+    pub ranges: u64,
+    /// ZONE_APPEND requests, completed.
+    pub appends: u64,
     /// Requests of other types, completed.
     pub others: u64,
     /// Completed requests, of all types, whose status was not OK.
     pub failures: u64,
     /// Sectors that were read.
     pub sectors_read: u64,
-    /// Sectors that were written.
+    /// Sectors that were written, also by ZONE_APPEND.
     pub sectors_written: u64,
     /// Notifications by the driver.
     pub notifications: u64,
@@ -38,6 +48,13 @@ impl Counts {
     /// All requests that were completed.
     #[must_use]
     pub const fn requests(&self) -> u64 {
-        self.reads + self.writes + self.flushes + self.others
+        self.reads
+            + self.writes
+            + self.flushes
+            + self.discards
+            + self.write_zeroes
+            + self.secure_erases
+            + self.appends
+            + self.others
     }
 }

@@ -3,18 +3,22 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use virtio_spec::block::{BlockConfig, SECTOR_SIZE};
+use virtio_spec::block::{BlockConfig, SECTOR_SIZE, ZoneState};
 use virtio_spec::{DeviceStatus, InterruptStatus};
 
 use crate::builder::Builder;
 use crate::counts::Counts;
 use crate::device_memory::DeviceMemory;
+use crate::disk::SectorState;
 use crate::faults::{Faults, Outcome};
 use crate::pending::PendingRequest;
+use crate::queue::Raw;
+use crate::raw_packed_ring::RawPackedRing;
 use crate::raw_ring::RawRing;
 use crate::registers::DeviceRegisters;
 use crate::state::State;
 use crate::violation::{Violation, panic_if_any};
+use crate::zones::Zone;
 
 /// A virtio-mmio block device in this process, which checks the driver that uses it.
 ///
@@ -140,7 +144,7 @@ impl BlockDevice {
     /// The number of entries of a queue that is in use.
     #[must_use]
     pub fn queue_size(&self, queue: u16) -> Option<u16> {
-        self.raw_ring(queue).map(|ring| ring.setup().size)
+        self.raw(queue).map(|ring| ring.setup().size)
     }
 
     // Queues.
@@ -207,16 +211,34 @@ impl BlockDevice {
         });
     }
 
-    /// The fields of a queue's ring, to do with them what no honest device does. `None` if it is not in use.
+    /// The fields of a queue's split ring, to do with them what no honest device does. `None` if it is not in use, or
+    /// is packed.
     #[must_use]
     pub fn raw_ring(&self, queue: u16) -> Option<RawRing> {
+        match self.raw(queue)? {
+            Raw::Split(ring) => Some(ring),
+            Raw::Packed(_) => None,
+        }
+    }
+
+    /// The fields of a queue's packed ring, to do with them what no honest device does. `None` if it is not in use, or
+    /// is split.
+    #[must_use]
+    pub fn raw_packed_ring(&self, queue: u16) -> Option<RawPackedRing> {
+        match self.raw(queue)? {
+            Raw::Split(_) => None,
+            Raw::Packed(ring) => Some(ring),
+        }
+    }
+
+    fn raw(&self, queue: u16) -> Option<Raw> {
         self.with(|state| {
             state.judge(queue, false);
             Some(state.queues.get(usize::from(queue))?.ring.as_ref()?.raw.clone())
         })
     }
 
-    /// Puts an element into a queue's used ring, whatever it says, and raises an interrupt if the driver wants one.
+    /// Writes a queue's next used element, whatever it says, and raises an interrupt if the driver wants one.
     pub fn push_raw(&self, queue: u16, id: u32, bytes: u32) {
         self.with(|state| {
             state.with_ring(queue, |ring| ring.mover.push_raw(id, bytes));
@@ -224,7 +246,7 @@ impl BlockDevice {
         });
     }
 
-    /// Moves the used index of a queue without writing elements.
+    /// Moves a queue's used index, or in a packed ring the place of the next used descriptor, without writing any.
     pub fn skip_used(&self, queue: u16, entries: u16) {
         self.with(|state| {
             state.with_ring(queue, |ring| ring.mover.skip_used(entries));
@@ -241,12 +263,7 @@ impl BlockDevice {
 
     /// Sets DEVICE_NEEDS_RESET: the device stops, until it is reset.
     pub fn needs_reset(&self) {
-        self.with(|state| {
-            state.status |= DeviceStatus::DEVICE_NEEDS_RESET;
-            if state.status.contains(DeviceStatus::DRIVER_OK) {
-                state.raise(InterruptStatus::CONFIGURATION_CHANGE);
-            }
-        });
+        self.with(State::fail);
     }
 
     /// Raises an interrupt for nothing.
@@ -283,7 +300,7 @@ impl BlockDevice {
     #[must_use]
     pub fn read_disk(&self, sector: u64, sectors: usize) -> Vec<u8> {
         let mut bytes = vec![0; sectors * SECTOR_SIZE];
-        self.with(|state| state.disk.read(sector, &mut bytes));
+        self.with(|state| state.read_disk(sector, &mut bytes));
         bytes
     }
 
@@ -291,7 +308,7 @@ impl BlockDevice {
     #[must_use]
     pub fn read_stable(&self, sector: u64, sectors: usize) -> Vec<u8> {
         let mut bytes = vec![0; sectors * SECTOR_SIZE];
-        self.with(|state| state.disk.read_stable(sector, &mut bytes));
+        self.with(|state| state.read_stable(sector, &mut bytes));
         bytes
     }
 
@@ -300,8 +317,30 @@ impl BlockDevice {
         self.with(|state| state.disk.write(sector, bytes, true));
     }
 
-    /// Forgets every write that is not stable: completed in write-back mode, and not flushed since.
+    /// What became of a sector.
+    #[must_use]
+    pub fn sector_state(&self, sector: u64) -> SectorState {
+        self.with(|state| state.sector_state(sector))
+    }
+
+    /// The zones of a host-managed device, in the order of their sectors; none of other devices.
+    #[must_use]
+    pub fn zones(&self) -> Vec<Zone> {
+        self.with(|state| state.zones.as_ref().map_or_else(Vec::new, |zones| zones.all().to_vec()))
+    }
+
+    /// Lets a zone fail: it becomes read-only or offline.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such zone, if that is another state, or if an offline zone is to be read-only.
+    pub fn fail_zone(&self, index: usize, state: ZoneState) {
+        self.with(|device| device.zones.as_mut().expect("a zoned device").fail(index, state));
+    }
+
+    /// Forgets every write that is not stable: completed in write-back mode, and not flushed since. The write pointers of
+    /// zones go back to before what was lost.
     pub fn power_cut(&self) {
-        self.with(|state| state.disk.power_cut());
+        self.with(State::power_cut);
     }
 }

@@ -4,14 +4,50 @@ use std::collections::HashMap;
 
 use virtio_spec::block::SECTOR_SIZE;
 
-/// A sector's contents.
-type Sector = [u8; SECTOR_SIZE];
+/// What every byte of a sector reads as that holds no data: discarded, erased, or in a zone behind the write pointer.
+///
+/// A driver must not assume anything about such bytes (5.2.6.1, 5.2.6.2); so that a test sees when it does, they are
+/// not zero.
+pub const NO_DATA: u8 = 0xda;
 
-/// Sectors in memory, with a volatile cache before the stable ones. What was never written is zero.
+/// What became of a sector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SectorState {
+    /// Nothing yet. It reads as zero.
+    Untouched,
+    /// It was written.
+    Written,
+    /// It was made zero by WRITE_ZEROES, and is kept.
+    Zeroed,
+    /// It was made zero by WRITE_ZEROES with UNMAP, and deallocated.
+    Unmapped,
+    /// It was deallocated by DISCARD. It reads as [`NO_DATA`].
+    Discarded,
+    /// It was erased by SECURE_ERASE, or with its zone. It reads as [`NO_DATA`].
+    Erased,
+}
+
+/// A sector's contents.
+#[derive(Clone, Debug)]
+enum Sector {
+    Data(Box<[u8; SECTOR_SIZE]>),
+    Without(SectorState),
+}
+
+impl Sector {
+    fn state(&self) -> SectorState {
+        match self {
+            Self::Data(_) => SectorState::Written,
+            Self::Without(state) => *state,
+        }
+    }
+}
+
+/// Sectors in memory, with a volatile cache before the stable ones.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
-    stable: HashMap<u64, Box<Sector>>,
-    cache: HashMap<u64, Box<Sector>>,
+    stable: HashMap<u64, Sector>,
+    cache: HashMap<u64, Sector>,
 }
 
 impl Disk {
@@ -25,12 +61,28 @@ impl Disk {
         Self::read_from(&[&self.stable], first, bytes);
     }
 
-    fn read_from(layers: &[&HashMap<u64, Box<Sector>>], first: u64, bytes: &mut [u8]) {
+    fn read_from(layers: &[&HashMap<u64, Sector>], first: u64, bytes: &mut [u8]) {
         for (sector, bytes) in (first..).zip(bytes.chunks_mut(SECTOR_SIZE)) {
             match layers.iter().find_map(|layer| layer.get(&sector)) {
-                Some(found) => bytes.copy_from_slice(&found[..bytes.len()]),
-                None => bytes.fill(0),
+                Some(Sector::Data(found)) => bytes.copy_from_slice(&found[..bytes.len()]),
+                Some(Sector::Without(SectorState::Discarded | SectorState::Erased)) => bytes.fill(NO_DATA),
+                Some(Sector::Without(_)) | None => bytes.fill(0),
             }
+        }
+    }
+
+    /// What became of a sector.
+    pub(crate) fn state(&self, sector: u64) -> SectorState {
+        let found = self.cache.get(&sector).or_else(|| self.stable.get(&sector));
+        found.map_or(SectorState::Untouched, Sector::state)
+    }
+
+    fn put(&mut self, sector: u64, contents: Sector, through: bool) {
+        if through {
+            self.cache.remove(&sector);
+            self.stable.insert(sector, contents);
+        } else {
+            self.cache.insert(sector, contents);
         }
     }
 
@@ -40,19 +92,14 @@ impl Disk {
         for (sector, bytes) in (first..).zip(bytes.chunks_exact(SECTOR_SIZE)) {
             let mut contents = Box::new([0; SECTOR_SIZE]);
             contents.copy_from_slice(bytes);
-            if through {
-                self.cache.remove(&sector);
-                self.stable.insert(sector, contents);
-            } else {
-                self.cache.insert(sector, contents);
-            }
+            self.put(sector, Sector::Data(contents), through);
         }
     }
 
-    /// Makes a range read as zero.
-    pub(crate) fn zero(&mut self, first: u64, sectors: u64, through: bool) {
+    /// Takes the data out of a range, which then is in a state.
+    pub(crate) fn clear(&mut self, first: u64, sectors: u64, state: SectorState, through: bool) {
         for sector in first..first + sectors {
-            self.write(sector, &[0; SECTOR_SIZE], through);
+            self.put(sector, Sector::Without(state), through);
         }
     }
 
@@ -61,8 +108,8 @@ impl Disk {
         self.stable.extend(self.cache.drain());
     }
 
-    /// Forgets what is not stable.
-    pub(crate) fn power_cut(&mut self) {
-        self.cache.clear();
+    /// Forgets what is not stable. Returns the sectors that this was.
+    pub(crate) fn power_cut(&mut self) -> Vec<u64> {
+        self.cache.drain().map(|(sector, _)| sector).collect()
     }
 }

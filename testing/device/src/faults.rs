@@ -19,10 +19,14 @@ pub struct Outcome {
     pub length: UsedLength,
     /// What the used ring says instead of the chain's id.
     pub id: Option<u32>,
-    /// How many times more the same element is put into the used ring.
+    /// How many times more the same element is given to the driver, each in the next entry.
     pub repeat: u16,
-    /// By how many entries more the used index moves, with nothing written there.
+    /// By how many entries more the used index moves, with nothing written there. In a packed ring, the next used
+    /// descriptors are so many entries too far.
     pub skip: u16,
+    /// Which flags of the used descriptor are the other way round. Packed rings only; AVAIL and USED together make
+    /// one of another lap.
+    pub flags: u16,
 }
 
 impl Outcome {
@@ -35,6 +39,7 @@ impl Outcome {
         id: None,
         repeat: 0,
         skip: 0,
+        flags: 0,
     };
 
     /// An honest failure: nothing is read or written, and the status says so.
@@ -111,6 +116,35 @@ pub enum ResetAnswer {
     Never,
 }
 
+/// How a device answers the reset of one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueResetAnswer {
+    /// It is done at once: nothing of the queue is touched any more.
+    Prompt,
+    /// When the register was read so many times; later resets at once. Until then the device goes on with the queue.
+    AfterReads(u32),
+    /// Never: the register reads as 1, and the device goes on with the queue.
+    Never,
+    /// It reads as done, but the queue stays ready and the device goes on with it: as if the register did not exist.
+    Ignored,
+    /// It reads as done, and the queue is not ready any more. But the device goes on with requests that it has in hand,
+    /// and then writes to their buffers and to the ring.
+    Early,
+}
+
+/// How a device answers SUSPEND, and DRIVER_OK when it is suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SuspendAnswer {
+    /// As soon as all requests in hand are completed.
+    Prompt,
+    /// When the status was read so many times, and all requests in hand are completed; later ones as soon as that.
+    AfterReads(u32),
+    /// Never.
+    Never,
+    /// With DEVICE_NEEDS_RESET.
+    NeedsReset,
+}
+
 /// How the configuration generation behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generation {
@@ -143,7 +177,7 @@ pub struct Faults {
     pub next: VecDeque<Outcome>,
     /// In which order requests are completed.
     pub order: Order,
-    /// Sectors whose reads and writes fail with IOERR.
+    /// Sectors whose requests fail with IOERR.
     pub bad_sectors: Vec<Range<u64>>,
     /// Flushes fail with IOERR.
     pub bad_flush: bool,
@@ -159,8 +193,16 @@ pub struct Faults {
     pub flicker: Option<Flicker>,
     /// Interrupts are neither signalled nor shown as pending.
     pub lose_interrupts: bool,
-    /// A queue reset is answered as done, but the queue goes on.
-    pub ignore_queue_reset: bool,
+    /// How the reset of a queue is answered.
+    pub queue_reset: QueueResetAnswer,
+    /// How SUSPEND and DRIVER_OK after it are answered.
+    pub suspend: SuspendAnswer,
+    /// Requests go back as they are completed although IN_ORDER was negotiated, each with its own used element.
+    pub out_of_order: bool,
+    /// The sector that ZONE_APPEND requests say they wrote to.
+    pub append_sector: Option<u64>,
+    /// How many zones reports say that they have.
+    pub zone_report_count: Option<u64>,
 }
 
 impl Default for Faults {
@@ -178,7 +220,11 @@ impl Default for Faults {
             generation: Generation::Honest,
             flicker: None,
             lose_interrupts: false,
-            ignore_queue_reset: false,
+            queue_reset: QueueResetAnswer::Prompt,
+            suspend: SuspendAnswer::Prompt,
+            out_of_order: false,
+            append_sector: None,
+            zone_report_count: None,
         }
     }
 }

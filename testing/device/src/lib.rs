@@ -7,8 +7,9 @@
 //!   section, in the registers, the ring and the requests. A device that is dropped with violations panics.
 //! - The device has another view of memory than the driver: what was not translated, not mapped or mapped for the
 //!   other direction is out of its reach ([`ScatterMemory`], [`IommuMemory`], [`BounceMemory`]).
-//! - It does wrong what the test tells it to ([`Faults`], [`Outcome`], [`RawRing`]).
-//! - Its rings are moved by a strict implementation ([`DeviceRing`]) or by rust-vmm's `virtio-queue`
+//! - It does wrong what the test tells it to ([`Faults`], [`Outcome`], [`RawRing`], [`RawPackedRing`]).
+//! - It has what no device at hand has: zones ([`Builder::zoned`]), IN_ORDER, SUSPEND, secure erasure, a lifetime.
+//! - Its rings are moved by a strict implementation ([`DeviceRing`], [`PackedDeviceRing`]) or by rust-vmm's `virtio-queue`
 //!   ([`Mover::RustVmm`]), which was written by others.
 //!
 //! Everything but [`BounceMemory`] and rust-vmm's ring runs under Miri, with `-Zmiri-permissive-provenance`.
@@ -34,20 +35,27 @@
 mod bounce_memory;
 mod builder;
 mod chain;
+mod chain_parts;
+mod completion;
 mod config;
 mod config_space;
 mod counts;
 mod device;
 mod device_memory;
 mod disk;
+mod execution;
 mod faults;
 mod iommu_memory;
 mod negotiation;
+mod packed_ring;
 mod pages;
 mod pending;
 mod processing;
 mod queue;
+mod queue_reset;
 mod queue_setup;
+mod range_requests;
+mod raw_packed_ring;
 mod raw_ring;
 mod registers;
 mod request;
@@ -57,24 +65,35 @@ mod rust_vmm_ring;
 mod scatter_memory;
 mod split_ring;
 mod state;
+mod suspend;
 mod test_memory;
 mod violation;
 mod words;
+mod zone_requests;
+mod zones;
 
 #[cfg(not(miri))]
 pub use bounce_memory::BounceMemory;
-pub use builder::{Builder, Interface, Mode, Mover};
+pub use builder::{Builder, Interface, Mode, Mover, RangeLimits};
 pub use chain::{Chain, Segment};
 pub use counts::Counts;
 pub use device::BlockDevice;
 pub use device_memory::{DeviceMemory, Fault};
-pub use faults::{Data, Faults, Flicker, Generation, Order, Outcome, ResetAnswer, StatusByte, UsedLength};
+pub use disk::{NO_DATA, SectorState};
+pub use faults::{
+    Data, Faults, Flicker, Generation, Order, Outcome, QueueResetAnswer, ResetAnswer, StatusByte, SuspendAnswer,
+    UsedLength,
+};
 pub use iommu_memory::IommuMemory;
+pub use packed_ring::PackedDeviceRing;
 pub use pending::PendingRequest;
+pub use range_requests::SectorRange;
+pub use raw_packed_ring::{Place, RawEvent, RawPackedDescriptor, RawPackedRing};
 pub use raw_ring::{RawDescriptor, RawRing, RingSetup};
 pub use registers::DeviceRegisters;
-pub use ring_mover::RingMover;
+pub use ring_mover::{Judgement, RingMover};
 pub use scatter_memory::ScatterMemory;
 pub use split_ring::DeviceRing;
 pub use test_memory::TestMemory;
 pub use violation::{Rule, Violation, rules_of};
+pub use zones::{Zone, ZoneSetup, Zones};

@@ -32,6 +32,7 @@ impl State {
                 self.driver.reset_unread = false;
             }
             self.driver.features_ok_unread = false;
+            self.answer_suspend();
         }
         u32::from(self.status.bits())
     }
@@ -69,7 +70,7 @@ impl State {
             | Features::ANY_LAYOUT.bits()
             | BlockFeatures::BARRIER.bits()
             | BlockFeatures::SCSI.bits();
-        let elsewhere = Features::SR_IOV.bits() | Features::ADMIN_VQ.bits();
+        let elsewhere = Features::SR_IOV.bits() | Features::ADMIN_VQ.bits() | Features::NOTIF_CONFIG_DATA.bits();
         let defined = Features::all().bits() | BlockFeatures::all().bits();
         let here = if legacy { u64::from(u32::MAX) & !BlockFeatures::ZONED.bits() } else { !legacy_only };
         let undefined = accepted & offered & !(defined & here & !elsewhere);
@@ -83,8 +84,12 @@ impl State {
         if legacy && declined & Features::ANY_LAYOUT.bits() != 0 {
             self.violate(Rule::AnyLayoutDeclined, "it was not accepted");
         }
-        // This device has split rings only.
-        not_offered == 0 && accepted & Features::RING_PACKED.bits() == 0 && !self.faults.refuse_features
+        let zoned = BlockFeatures::ZONED.bits();
+        if self.zones.is_some() && accepted & zoned != 0 && accepted & BlockFeatures::DISCARD.bits() != 0 {
+            self.violate(Rule::DiscardOnZoned, "DISCARD was accepted");
+        }
+        let needed = self.setup.needed | if self.zones.is_some() { zoned } else { 0 };
+        not_offered == 0 && needed & !accepted == 0 && !self.faults.refuse_features
     }
 
     pub(crate) fn write_status(&mut self, value: u32) {
@@ -115,9 +120,16 @@ impl State {
         if old.contains(DeviceStatus::FAILED) && !added.is_empty() {
             self.violate(Rule::StatusAfterFailed, format!("{added:?} was set"));
         }
+        if std::mem::take(&mut self.driver.suspend_unread) {
+            self.violate(Rule::SuspendNotReadBack, format!("status {value:#x} was written"));
+        }
+        if old.contains(DeviceStatus::SUSPEND) && added.contains(DeviceStatus::DRIVER_OK) {
+            self.begin_resume();
+            return;
+        }
         self.check_status_order(old, added);
-        if added.contains(DeviceStatus::SUSPEND) && !self.has(Features::SUSPEND) {
-            self.violate(Rule::StatusBitUnknown, "SUSPEND was set and not negotiated");
+        if added.contains(DeviceStatus::SUSPEND) && !self.begin_suspend() {
+            added.remove(DeviceStatus::SUSPEND);
         }
         let legacy = self.legacy();
         if added.contains(DeviceStatus::FEATURES_OK) && !legacy {
@@ -130,6 +142,7 @@ impl State {
             self.check_features();
         }
         self.status |= added;
+        self.try_suspend();
         if added.contains(DeviceStatus::DRIVER_OK) && !self.notifications_wanted {
             for queue in 0..self.queues.len() as u16 {
                 self.rearm(queue);

@@ -3,6 +3,7 @@
 use virtio_spec::block::RequestType;
 
 use crate::chain::Chain;
+use crate::range_requests::SectorRange;
 use crate::request::Request;
 
 /// A request that the device took and has not completed.
@@ -30,7 +31,7 @@ impl PendingRequest {
         &self.chain
     }
 
-    /// The index of the chain's first descriptor.
+    /// The index of the chain's first descriptor, or in a packed ring the buffer's id.
     #[must_use]
     pub fn id(&self) -> u16 {
         self.chain.id
@@ -46,6 +47,12 @@ impl PendingRequest {
     #[must_use]
     pub fn sector(&self) -> u64 {
         self.request.sector
+    }
+
+    /// The ranges of a discard, erase or write zeroes request; none of others.
+    #[must_use]
+    pub fn ranges(&self) -> &[SectorRange] {
+        &self.request.ranges
     }
 
     /// The length of its data in bytes.

@@ -7,21 +7,23 @@ use std::sync::atomic::Ordering;
 use virtio_spec::Features;
 use virtio_spec::split_ring::{
     AVAILABLE_ENTRY_SIZE, AVAILABLE_FLAGS_OFFSET, AVAILABLE_IDX_OFFSET, AVAILABLE_RING_OFFSET, Descriptor,
-    USED_FLAGS_OFFSET, USED_IDX_OFFSET, USED_RING_OFFSET, UsedElement, avail_event_offset, used_event_offset,
+    USED_FLAGS_OFFSET, USED_IDX_OFFSET, USED_RING_OFFSET, UsedElement, UsedFlags, avail_event_offset,
+    used_event_offset,
 };
 
 use crate::device_memory::{DeviceMemory, Fault};
+use crate::ring_mover::Judgement;
 
 /// Where a ring is, and what was negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingSetup {
-    /// The number of entries, a power of two.
+    /// The number of entries: in a split ring a power of two.
     pub size: u16,
-    /// The device address of the descriptor table.
+    /// The device address of the descriptor table; packed: of the descriptor ring.
     pub descriptor_area: u64,
-    /// The device address of the available ring.
+    /// The device address of the available ring; packed: of the driver's event suppression structure.
     pub driver_area: u64,
-    /// The device address of the used ring.
+    /// The device address of the used ring; packed: of the device's event suppression structure.
     pub device_area: u64,
     /// What was negotiated. Without VERSION_1 the ring is in the byte order of the machine.
     pub features: Features,
@@ -233,4 +235,23 @@ impl RawRing {
     pub fn set_avail_event(&self, event: u16) -> Result<(), Fault> {
         self.store(self.setup.device_area + avail_event_offset(self.setup.size) as u64, event, Ordering::Relaxed)
     }
+
+    /// Looks whether a notification was due for what was made available since index `judged`, which moves on.
+    pub(crate) fn judge(&self, judged: &mut u16) -> Option<Judgement> {
+        let idx = self.available_idx().ok()?;
+        let old = std::mem::replace(judged, idx);
+        let due = old != idx
+            && if self.setup.features.contains(Features::EVENT_IDX) {
+                self.avail_event().is_ok_and(|event| crosses(event, old, idx))
+            } else {
+                let no_notify = |flags| UsedFlags::from_bits_truncate(flags).contains(UsedFlags::NO_NOTIFY);
+                self.used_flags().is_ok_and(|flags| !no_notify(flags))
+            };
+        Some(Judgement { added: u64::from(idx.wrapping_sub(old)), due })
+    }
+}
+
+/// Whether an index that moved from `old` to `new` passed the entry that `event` names.
+pub(crate) const fn crosses(event: u16, old: u16, new: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }

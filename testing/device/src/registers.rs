@@ -209,10 +209,7 @@ impl State {
             Register::INTERRUPT_STATUS => self.interrupt.bits(),
             Register::STATUS => self.read_status(),
             Register::CONFIG_GENERATION => self.read_generation(),
-            Register::QUEUE_RESET => {
-                self.check_ring_reset(register);
-                0
-            }
+            Register::QUEUE_RESET => self.read_queue_reset(),
             // The shared memory registers: there is none.
             _ => {
                 self.violate(Rule::SharedMemoryRegister, format!("{register} was read"));
@@ -253,7 +250,7 @@ impl State {
             Register::QUEUE_DRIVER_HIGH => self.write_area(register, |queue| set_high(&mut queue.driver_area, value)),
             Register::QUEUE_DEVICE_LOW => self.write_area(register, |queue| set_low(&mut queue.device_area, value)),
             Register::QUEUE_DEVICE_HIGH => self.write_area(register, |queue| set_high(&mut queue.device_area, value)),
-            Register::QUEUE_RESET => self.reset_queue(register, value),
+            Register::QUEUE_RESET => self.write_queue_reset(value),
             // SHM_SEL.
             _ => self.violate(Rule::SharedMemoryRegister, format!("{register} was written")),
         }

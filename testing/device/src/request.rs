@@ -2,13 +2,15 @@
 
 use virtio_spec::Features;
 use virtio_spec::block::{
-    BARRIER, BlockConfig, BlockFeatures, DEVICE_ID_LENGTH, DiscardWriteZeroes, DiscardWriteZeroesFlags, Lifetime,
-    RequestHeader, RequestStatus, RequestType, SECTOR_SIZE,
+    BARRIER, BlockConfig, BlockFeatures, DEVICE_ID_LENGTH, Lifetime, RequestHeader, RequestStatus, RequestType,
+    SECTOR_SIZE,
 };
 
 use crate::chain::Chain;
 use crate::device_memory::DeviceMemory;
+use crate::range_requests::SectorRange;
 use crate::violation::{Rule, Violation};
+use crate::zones::Zones;
 
 /// A piece of memory: device address and length.
 pub(crate) type Piece = (u64, u32);
@@ -28,6 +30,8 @@ pub(crate) struct Request {
     pub(crate) status_at: Option<u64>,
     /// What the request ends with, if it cannot be executed.
     pub(crate) refused: Option<RequestStatus>,
+    /// The ranges of a discard, erase or write zeroes request.
+    pub(crate) ranges: Vec<SectorRange>,
 }
 
 /// What a request is held against.
@@ -37,16 +41,11 @@ pub(crate) struct Rules<'a> {
     pub(crate) offered: u64,
     pub(crate) negotiated: u64,
     pub(crate) legacy: bool,
+    pub(crate) zones: Option<&'a Zones>,
+    pub(crate) check_range_alignment: bool,
+    pub(crate) whole_blocks_only: bool,
     pub(crate) tolerate_beyond_capacity: bool,
     pub(crate) tolerate_write_to_read_only: bool,
-}
-
-/// One range of a discard, erase or write zeroes request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SectorRange {
-    pub(crate) sector: u64,
-    pub(crate) sectors: u32,
-    pub(crate) flags: u32,
 }
 
 pub(crate) fn bytes_in(pieces: &[Piece]) -> u64 {
@@ -98,12 +97,12 @@ fn cut_front(pieces: &mut Vec<Piece>, mut count: u32) -> Vec<Piece> {
     front
 }
 
-fn u32_of(bytes: &[u8], little: bool) -> u32 {
+pub(crate) fn u32_of(bytes: &[u8], little: bool) -> u32 {
     let bytes = bytes.try_into().expect("four bytes");
     if little { u32::from_le_bytes(bytes) } else { u32::from_ne_bytes(bytes) }
 }
 
-fn u64_of(bytes: &[u8], little: bool) -> u64 {
+pub(crate) fn u64_of(bytes: &[u8], little: bool) -> u64 {
     let bytes = bytes.try_into().expect("eight bytes");
     if little { u64::from_le_bytes(bytes) } else { u64::from_ne_bytes(bytes) }
 }
@@ -117,33 +116,21 @@ impl Request {
 
     /// The length of the data, in either direction.
     pub(crate) fn data_bytes(&self) -> u64 {
-        bytes_in(&self.readable) + bytes_in(&self.writable)
-    }
-
-    /// The ranges of a discard, erase or write zeroes request.
-    pub(crate) fn ranges(&self, memory: &dyn DeviceMemory, little: bool) -> Option<Vec<SectorRange>> {
-        let bytes = gather(memory, &self.readable)?;
-        Some(
-            bytes
-                .chunks_exact(size_of::<DiscardWriteZeroes>())
-                .map(|range| SectorRange {
-                    sector: u64_of(&range[..8], little),
-                    sectors: u32_of(&range[8..12], little),
-                    flags: u32_of(&range[12..], little),
-                })
-                .collect(),
-        )
+        // What the device writes for ZONE_APPEND is where the data went.
+        let appends = self.request_type == Some(RequestType::ZONE_APPEND);
+        bytes_in(&self.readable) + if appends { 0 } else { bytes_in(&self.writable) }
     }
 }
 
-struct Parser<'a> {
+/// Holds one request against the rules.
+pub(crate) struct Parser<'a> {
     chain: &'a Chain,
-    rules: &'a Rules<'a>,
+    pub(crate) rules: &'a Rules<'a>,
     violations: &'a mut Vec<Violation>,
 }
 
 impl Parser<'_> {
-    fn violate(&mut self, rule: Rule, text: impl AsRef<str>) {
+    pub(crate) fn violate(&mut self, rule: Rule, text: impl AsRef<str>) {
         self.violations.push(Violation::new(rule, format!("the request at {}: {}", self.chain.id, text.as_ref())));
     }
 
@@ -165,6 +152,7 @@ impl Parser<'_> {
             writable: Vec::new(),
             status_at: None,
             refused: Some(RequestStatus::IOERR),
+            ranges: Vec::new(),
         };
         if self.chain.malformed {
             return request;
@@ -208,7 +196,7 @@ impl Parser<'_> {
             self.check_legacy_framing();
         }
         self.check_segments(&request);
-        request.refused = self.check_type(request_type, &request);
+        request.refused = self.check_type(request_type, &mut request);
         request
     }
 
@@ -223,7 +211,9 @@ impl Parser<'_> {
     }
 
     fn check_segments(&mut self, request: &Request) {
-        let pieces = request.readable.iter().chain(&request.writable);
+        let appends = request.request_type == Some(RequestType::ZONE_APPEND);
+        let writable = if appends { &[][..] } else { &request.writable };
+        let pieces = request.readable.iter().chain(writable);
         let limit = if self.negotiated(BlockFeatures::SEG_MAX) { self.rules.config.seg_max.get().max(1) } else { 1 };
         let count = pieces.clone().count();
         if count as u64 > u64::from(limit) {
@@ -239,7 +229,7 @@ impl Parser<'_> {
     }
 
     /// Whether the request's type was negotiated.
-    fn check_negotiated(&mut self, request_type: RequestType, feature: BlockFeatures) -> bool {
+    pub(crate) fn check_negotiated(&mut self, request_type: RequestType, feature: BlockFeatures) -> bool {
         let negotiated = self.negotiated(feature);
         if !negotiated {
             self.violate(Rule::RequestNotNegotiated, format!("{request_type} without {feature:?}"));
@@ -247,14 +237,14 @@ impl Parser<'_> {
         negotiated
     }
 
-    fn check_no_sector(&mut self, request_type: RequestType, request: &Request) {
+    pub(crate) fn check_no_sector(&mut self, request_type: RequestType, request: &Request) {
         if request.sector != 0 {
             self.violate(Rule::RequestSector, format!("{request_type} with sector {}", request.sector));
         }
     }
 
     /// Whether there is data in the wrong direction.
-    fn check_direction(&mut self, request_type: RequestType, wrong: &[Piece]) -> bool {
+    pub(crate) fn check_direction(&mut self, request_type: RequestType, wrong: &[Piece]) -> bool {
         let bytes = bytes_in(wrong);
         if bytes != 0 {
             self.violate(
@@ -266,7 +256,7 @@ impl Parser<'_> {
     }
 
     /// Holds a request against the rules for its type. Returns the status that it ends with if it is not executed.
-    fn check_type(&mut self, request_type: RequestType, request: &Request) -> Option<RequestStatus> {
+    fn check_type(&mut self, request_type: RequestType, request: &mut Request) -> Option<RequestStatus> {
         let refused = Some(RequestStatus::IOERR);
         let unsupported = Some(RequestStatus::UNSUPP);
         match request_type {
@@ -285,6 +275,10 @@ impl Parser<'_> {
                 }
                 good &= self.check_range(request_type, request.sector, bytes.div_ceil(SECTOR_SIZE as u64));
                 good &= !writes || self.check_writable(request_type);
+                good &= self.check_blocks(request.sector, bytes);
+                if writes {
+                    self.check_granularity(request_type, request);
+                }
                 if good { None } else { refused }
             }
             RequestType::FLUSH | RequestType::FLUSH_OUT => {
@@ -317,25 +311,28 @@ impl Parser<'_> {
                 }
                 if good { None } else { refused }
             }
-            RequestType::DISCARD => {
-                let limits = (self.rules.config.max_discard_seg.get(), self.rules.config.max_discard_sectors.get());
-                self.check_ranges(request_type, request, BlockFeatures::DISCARD, limits)
+            RequestType::DISCARD | RequestType::WRITE_ZEROES | RequestType::SECURE_ERASE => {
+                self.check_ranges(request_type, request)
             }
-            RequestType::WRITE_ZEROES => {
-                let config = self.rules.config;
-                let limits = (config.max_write_zeroes_seg.get(), config.max_write_zeroes_sectors.get());
-                self.check_ranges(request_type, request, BlockFeatures::WRITE_ZEROES, limits)
-            }
-            RequestType::SECURE_ERASE => {
-                let config = self.rules.config;
-                let limits = (config.max_secure_erase_seg.get(), config.max_secure_erase_sectors.get());
-                self.check_ranges(request_type, request, BlockFeatures::SECURE_ERASE, limits)
-            }
+            RequestType::ZONE_APPEND
+            | RequestType::ZONE_REPORT
+            | RequestType::ZONE_OPEN
+            | RequestType::ZONE_CLOSE
+            | RequestType::ZONE_FINISH
+            | RequestType::ZONE_RESET
+            | RequestType::ZONE_RESET_ALL => self.check_zone_request(request_type, request),
             _ => unsupported,
         }
     }
 
-    fn check_range(&mut self, request_type: RequestType, sector: u64, sectors: u64) -> bool {
+    /// Whether a range is whole logical blocks, if the device insists on that.
+    fn check_blocks(&self, sector: u64, bytes: u64) -> bool {
+        let block = u64::from(self.rules.config.blk_size.get()).max(1);
+        let start = sector.wrapping_mul(SECTOR_SIZE as u64);
+        !self.rules.whole_blocks_only || bytes.is_multiple_of(block) && start.is_multiple_of(block)
+    }
+
+    pub(crate) fn check_range(&mut self, request_type: RequestType, sector: u64, sectors: u64) -> bool {
         let capacity = self.rules.config.capacity.get();
         let inside = sector.checked_add(sectors).is_some_and(|end| end <= capacity);
         if !inside && !self.rules.tolerate_beyond_capacity {
@@ -347,60 +344,11 @@ impl Parser<'_> {
         inside
     }
 
-    fn check_writable(&mut self, request_type: RequestType) -> bool {
+    pub(crate) fn check_writable(&mut self, request_type: RequestType) -> bool {
         let read_only = self.rules.offered & BlockFeatures::RO.bits() != 0;
         if read_only && !self.rules.tolerate_write_to_read_only {
             self.violate(Rule::WriteToReadOnly, format!("{request_type}"));
         }
         !read_only
-    }
-
-    fn check_ranges(
-        &mut self,
-        request_type: RequestType,
-        request: &Request,
-        feature: BlockFeatures,
-        (max_ranges, max_sectors): (u32, u32),
-    ) -> Option<RequestStatus> {
-        self.check_no_sector(request_type, request);
-        if !self.check_negotiated(request_type, feature) {
-            return Some(RequestStatus::UNSUPP);
-        }
-        let mut good = self.check_direction(request_type, &request.writable);
-        let bytes = bytes_in(&request.readable);
-        if bytes == 0 || !bytes.is_multiple_of(size_of::<DiscardWriteZeroes>() as u64) {
-            self.violate(Rule::RequestLength, format!("{request_type} with {bytes} bytes of data"));
-            return Some(RequestStatus::IOERR);
-        }
-        let Some(ranges) = request.ranges(self.rules.memory, !self.rules.legacy) else {
-            return Some(RequestStatus::IOERR);
-        };
-        if ranges.len() as u64 > u64::from(max_ranges) {
-            self.violate(
-                Rule::RangeLimit,
-                format!("{request_type} with {} ranges, {max_ranges} are allowed", ranges.len()),
-            );
-            good = false;
-        }
-        let allowed = match request_type {
-            RequestType::WRITE_ZEROES => DiscardWriteZeroesFlags::UNMAP,
-            _ => DiscardWriteZeroesFlags::empty(),
-        };
-        for range in ranges {
-            if range.flags & !allowed.bits() != 0 {
-                self.violate(Rule::RangeFlags, format!("{request_type} with flags {:#x}", range.flags));
-                return Some(RequestStatus::UNSUPP);
-            }
-            if range.sectors > max_sectors {
-                self.violate(
-                    Rule::RangeLimit,
-                    format!("{request_type} of {} sectors, {max_sectors} are allowed", range.sectors),
-                );
-                good = false;
-            }
-            good &= self.check_range(request_type, range.sector, u64::from(range.sectors));
-        }
-        good &= self.check_writable(request_type);
-        if good { None } else { Some(RequestStatus::IOERR) }
     }
 }

@@ -8,7 +8,7 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::chain::{Chain, Segment};
 use crate::raw_ring::RawRing;
-use crate::ring_mover::RingMover;
+use crate::ring_mover::{Judgement, RingMover};
 use crate::violation::{Rule, Violation};
 
 /// A ring moved by `virtio-queue`. It checks little of what the driver does.
@@ -20,6 +20,8 @@ pub(crate) struct RustVmmRing {
     violations: Vec<Violation>,
     /// Whether something was written past `virtio-queue`.
     raw_used: bool,
+    /// The available index up to which it was judged whether a notification was due.
+    judged: u16,
 }
 
 impl RustVmmRing {
@@ -42,7 +44,7 @@ impl RustVmmRing {
         if !queue.is_valid(&memory) {
             return Err(Violation::new(Rule::QueueUnreachable, format!("virtio-queue refuses {setup:x?}")));
         }
-        Ok(Self { queue, memory, raw, violations: Vec::new(), raw_used: false })
+        Ok(Self { queue, memory, raw, violations: Vec::new(), raw_used: false, judged: 0 })
     }
 
     fn failed(&mut self, what: &str, error: &virtio_queue::Error) {
@@ -68,6 +70,14 @@ impl RingMover for RustVmmRing {
         if let Err(error) = self.queue.add_used(&self.memory, id, bytes) {
             self.failed("used element", &error);
         }
+    }
+
+    fn push_batch(&mut self, skipped: &[u16], id: u16, bytes: u32) {
+        if skipped.is_empty() {
+            return self.push_used(id, bytes);
+        }
+        self.push_raw(u32::from(id), bytes);
+        self.skip_used(skipped.len() as u16);
     }
 
     fn push_raw(&mut self, id: u32, bytes: u32) {
@@ -113,6 +123,14 @@ impl RingMover for RustVmmRing {
                 false
             }
         }
+    }
+
+    fn judge(&mut self) -> Option<Judgement> {
+        self.raw.judge(&mut self.judged)
+    }
+
+    fn notification_data(&mut self) -> Option<u16> {
+        self.raw.available_idx().ok()
     }
 
     fn take_violations(&mut self) -> Vec<Violation> {

@@ -6,12 +6,12 @@ use std::sync::atomic::{Ordering, fence};
 
 use virtio_spec::Features;
 use virtio_spec::split_ring::{AvailableFlags, Descriptor, DescriptorFlags, UsedFlags};
-use virtqueue::Access;
 
 use crate::chain::{Chain, Segment};
+use crate::chain_parts::{ChainParts, table_entries};
 use crate::device_memory::{DeviceMemory, Fault};
-use crate::raw_ring::{RawDescriptor, RawRing, RingSetup};
-use crate::ring_mover::RingMover;
+use crate::raw_ring::{RawDescriptor, RawRing, RingSetup, crosses};
+use crate::ring_mover::{Judgement, RingMover};
 use crate::violation::{Rule, Violation};
 
 /// The device's end of a split ring. Every rule for the driver that can be seen broken from there is recorded.
@@ -50,6 +50,8 @@ pub struct DeviceRing {
     next_used: u16,
     /// The used index when the driver was last considered for an interrupt.
     signalled: u16,
+    /// The available index up to which it was judged whether a notification was due.
+    judged: u16,
     in_flight: BTreeMap<u16, InFlight>,
     /// The descriptors of the queue's table that chains in flight are made of, and those chains.
     busy: BTreeMap<u16, u16>,
@@ -80,6 +82,7 @@ impl DeviceRing {
             next_available: 0,
             next_used: 0,
             signalled: 0,
+            judged: 0,
             in_flight: BTreeMap::new(),
             busy: BTreeMap::new(),
             next_in_order: 0,
@@ -177,15 +180,14 @@ impl DeviceRing {
     /// Follows a chain, in the queue's table and then, perhaps, in an indirect one.
     fn walk(&mut self, head: u16) -> (Chain, InFlight) {
         let size = self.raw.setup().size;
-        let mut chain = Chain { id: head, segments: Vec::new(), indirect: false, malformed: false };
+        let mut parts = ChainParts::new(head);
         let mut record = InFlight::default();
         let mut table = self.raw.setup().descriptor_area;
         let mut table_length = size;
         let mut index = head;
         let mut visited = BTreeSet::new();
-        let mut bytes_total = 0u64;
 
-        chain.malformed = loop {
+        parts.chain.malformed = loop {
             if !visited.insert(index) {
                 self.violate(Rule::ChainLoop, format!("the chain at {head} comes back to descriptor {index}"));
                 break true;
@@ -198,7 +200,7 @@ impl DeviceRing {
                 }
             };
             record.seen.push((table, index, descriptor));
-            if !chain.indirect {
+            if !parts.chain.indirect {
                 match self.busy.get(&index) {
                     Some(&other) if other != head => self.violate(
                         Rule::DescriptorInFlight,
@@ -216,7 +218,7 @@ impl DeviceRing {
             };
 
             if flags.contains(DescriptorFlags::INDIRECT) {
-                if chain.indirect {
+                if parts.chain.indirect {
                     self.violate(Rule::IndirectNested, format!("entry {index} of the indirect table of {head}"));
                     break true;
                 }
@@ -228,26 +230,17 @@ impl DeviceRing {
                     self.violate(Rule::IndirectWithNext, format!("descriptor {index} of the chain at {head}"));
                     break true;
                 }
-                let entry = size_of::<Descriptor>() as u32;
-                let entries = descriptor.bytes / entry;
-                if descriptor.bytes % entry != 0 || entries == 0 {
-                    self.violate(
-                        Rule::IndirectLength,
-                        format!("the indirect table of {head} has {} bytes", descriptor.bytes),
-                    );
-                    break true;
-                }
-                if !self.raw.memory().reaches(descriptor.address, descriptor.bytes as usize, Access::DeviceReads) {
-                    self.violate(
-                        Rule::Unreachable,
-                        format!(
-                            "the indirect table of {head}: {} bytes at {:#x}",
-                            descriptor.bytes, descriptor.address
-                        ),
-                    );
-                    break true;
-                }
-                chain.indirect = true;
+                let name = || format!("the chain at {head}");
+                let entry = size_of::<Descriptor>();
+                let memory = &**self.raw.memory();
+                let entries = match table_entries(memory, &name, descriptor.address, descriptor.bytes, entry) {
+                    Ok(entries) => entries,
+                    Err(violation) => {
+                        self.violations.push(violation);
+                        break true;
+                    }
+                };
+                parts.chain.indirect = true;
                 table = descriptor.address;
                 table_length = u16::try_from(entries).unwrap_or(u16::MAX);
                 index = 0;
@@ -256,33 +249,10 @@ impl DeviceRing {
             }
 
             let writable = flags.contains(DescriptorFlags::WRITE);
-            if !writable && chain.segments.last().is_some_and(|before| before.writable) {
-                self.violate(
-                    Rule::ChainOrder,
-                    format!(
-                        "descriptor {index} of the chain at {head} is device-readable behind a device-writable one"
-                    ),
-                );
-            }
-            let access = if writable { Access::DeviceWrites } else { Access::DeviceReads };
-            if !self.raw.memory().reaches(descriptor.address, descriptor.bytes as usize, access) {
-                self.violate(
-                    Rule::Unreachable,
-                    format!(
-                        "descriptor {index} of the chain at {head}: {} bytes at {:#x}, {access:?}",
-                        descriptor.bytes, descriptor.address
-                    ),
-                );
-                break true;
-            }
-            bytes_total += u64::from(descriptor.bytes);
-            chain.segments.push(Segment { address: descriptor.address, bytes: descriptor.bytes, writable });
-            if chain.segments.len() > usize::from(size) {
-                self.violate(Rule::ChainTooLong, format!("the chain at {head} has more than {size} descriptors"));
-                break true;
-            }
-            if bytes_total > 1 << 32 {
-                self.violate(Rule::ChainTooLarge, format!("the chain at {head} has {bytes_total} bytes and more"));
+            let segment = Segment { address: descriptor.address, bytes: descriptor.bytes, writable };
+            let what = || format!("descriptor {index} of the chain at {head}");
+            if let Err(violation) = parts.add(&**self.raw.memory(), size, &what, segment, &mut self.violations) {
+                self.violations.push(violation);
                 break true;
             }
             if !flags.contains(DescriptorFlags::NEXT) {
@@ -299,7 +269,7 @@ impl DeviceRing {
                 break true;
             }
             if self.negotiated(Features::IN_ORDER) {
-                let expected = if chain.indirect { index + 1 } else { (index + 1) % size };
+                let expected = if parts.chain.indirect { index + 1 } else { (index + 1) % size };
                 if descriptor.next != expected {
                     self.violate(
                         Rule::InOrderNext,
@@ -309,7 +279,7 @@ impl DeviceRing {
             }
             index = descriptor.next;
         };
-        (chain, record)
+        (parts.chain, record)
     }
 
     /// Whether what was read of a chain is still so.
@@ -368,13 +338,21 @@ impl RingMover for DeviceRing {
     }
 
     fn push_used(&mut self, id: u16, bytes: u32) {
-        if let Some(record) = self.in_flight.remove(&id) {
-            self.check_unaltered(id, &record);
-            for descriptor in record.descriptors {
-                self.busy.remove(&descriptor);
+        self.push_batch(&[], id, bytes);
+    }
+
+    fn push_batch(&mut self, skipped: &[u16], id: u16, bytes: u32) {
+        for id in skipped.iter().copied().chain([id]) {
+            if let Some(record) = self.in_flight.remove(&id) {
+                self.check_unaltered(id, &record);
+                for descriptor in record.descriptors {
+                    self.busy.remove(&descriptor);
+                }
             }
         }
-        self.push_raw(u32::from(id), bytes);
+        let written = self.raw.set_used_element(self.next_used, u32::from(id), bytes);
+        self.reached("used element", written);
+        self.skip_used(skipped.len() as u16 + 1);
     }
 
     fn push_raw(&mut self, id: u32, bytes: u32) {
@@ -421,12 +399,15 @@ impl RingMover for DeviceRing {
         self.available().is_some_and(|count| count > 0)
     }
 
+    fn judge(&mut self) -> Option<Judgement> {
+        self.raw.judge(&mut self.judged)
+    }
+
+    fn notification_data(&mut self) -> Option<u16> {
+        self.raw.available_idx().ok()
+    }
+
     fn take_violations(&mut self) -> Vec<Violation> {
         std::mem::take(&mut self.violations)
     }
-}
-
-/// Whether an index that moved from `old` to `new` passed the entry that `event` names.
-pub(crate) const fn crosses(event: u16, old: u16, new: u16) -> bool {
-    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }

@@ -15,6 +15,7 @@ use crate::faults::{Faults, ResetAnswer};
 use crate::pending::PendingRequest;
 use crate::queue::Queue;
 use crate::violation::{Rule, Violation};
+use crate::zones::Zones;
 
 /// What is called for each interrupt.
 pub(crate) type Hook = Arc<dyn Fn() + Send + Sync>;
@@ -52,6 +53,10 @@ pub(crate) struct State {
     pub(crate) held: VecDeque<PendingRequest>,
     /// How many requests were taken and not completed.
     pub(crate) in_hand: u64,
+    /// Whether the configuration was changed while the device was suspended.
+    pub(crate) config_changed_meanwhile: bool,
+    /// The zones, of a host-managed device.
+    pub(crate) zones: Option<Zones>,
     /// Which queue is looked at first.
     pub(crate) next_queue: usize,
 }
@@ -70,11 +75,16 @@ pub(crate) struct DriverSteps {
     pub(crate) reset_unread: bool,
     /// FEATURES_OK that was not read back.
     pub(crate) features_ok_unread: bool,
+    /// SUSPEND that was not read back.
+    pub(crate) suspend_unread: bool,
+    /// DRIVER_OK of a suspended device that was not read back.
+    pub(crate) resume_unread: bool,
 }
 
 impl State {
     pub(crate) fn new(setup: Builder, memory: Arc<dyn DeviceMemory>) -> Self {
         let config = setup.config;
+        let zones = setup.zones.map(|zones| Zones::new(zones, config.capacity.get()));
         let queues = (0..setup.queues).map(|_| Queue::default()).collect();
         Self {
             setup,
@@ -101,6 +111,8 @@ impl State {
             notifications_wanted: true,
             held: VecDeque::new(),
             in_hand: 0,
+            config_changed_meanwhile: false,
+            zones,
             next_queue: 0,
         }
     }
@@ -142,6 +154,7 @@ impl State {
     /// Whether the device processes its queues.
     pub(crate) fn live(&self) -> bool {
         !self.status.contains(DeviceStatus::DEVICE_NEEDS_RESET)
+            && !self.suspending()
             && (self.legacy() || self.status.contains(DeviceStatus::DRIVER_OK))
     }
 
@@ -164,7 +177,9 @@ impl State {
     pub(crate) fn change_config(&mut self, change: impl FnOnce(&mut BlockConfig)) {
         change(&mut self.config);
         self.generation = self.generation.wrapping_add(1);
-        if self.status.contains(DeviceStatus::DRIVER_OK) {
+        if self.suspending() {
+            self.config_changed_meanwhile = true;
+        } else if self.status.contains(DeviceStatus::DRIVER_OK) {
             self.raise(InterruptStatus::CONFIGURATION_CHANGE);
         }
     }
@@ -203,6 +218,9 @@ impl State {
         self.queue_sel = 0;
         self.page_size = 0;
         self.driver.features_ok_unread = false;
+        self.driver.suspend_unread = false;
+        self.driver.resume_unread = false;
+        self.config_changed_meanwhile = false;
         for queue in &mut self.queues {
             queue.reset();
         }

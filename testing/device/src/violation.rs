@@ -58,6 +58,10 @@ rules! {
     Version1Declined, "6.1", "VERSION_1 is accepted where it is offered";
     AnyLayoutDeclined, "6.3", "ANY_LAYOUT is accepted where it is offered";
     FeaturesOkNotReadBack, "3.1.1", "FEATURES_OK is read back before the device is set up";
+    SuspendNotReadBack, "3.4.1", "SUSPEND is read back, and DRIVER_OK as clear, before anything else";
+    ResumeNotAwaited, "3.4.1", "a resumed device works when DRIVER_OK reads back as set and SUSPEND as clear";
+    WhileSuspended, "3.4.1", "a suspended device gets no buffers, no notifications and no configuration";
+    DiscardOnZoned, "5.2.5.1", "DISCARD is not accepted of a host-managed zoned device";
     FeaturesRefused, "3.1.1", "initialisation ends when FEATURES_OK reads back as clear";
 
     // Configuration space.
@@ -72,21 +76,23 @@ rules! {
     QueueEarly, "3.1.1", "queues are set up after FEATURES_OK (legacy: after DRIVER)";
     QueueLate, "3.1.1", "queues are set up before DRIVER_OK, or after a reset of that queue";
     QueueUnknown, "4.2.3.2", "the device has no such queue";
-    QueueSize, "4.2.2.2", "a queue's size is a power of two and at most the maximum that the device shows";
+    QueueSize, "4.2.2.2", "a queue's size is at most the maximum that the device shows, in a split ring a power of two";
     QueueSizeNotRead, "4.2.3.2", "the maximum size of a queue is read before it is set up";
     QueueInUse, "4.2.2.2", "the registers of a queue that is in use are not accessed";
     QueueReadyValue, "4.2.2", "the register holds 0 or 1";
     QueueStopNotReadBack, "4.2.2.2", "a queue that was stopped is read back as stopped";
-    QueueMisaligned, "2.7.1", "the parts of a queue are aligned (16, 2 and 4 bytes)";
+    QueueResetValue, "4.2.2", "1 is written to reset a queue";
+    QueueResetNotReadBack, "4.2.2.2", "the reset of a queue is done when it reads back as 0";
+    QueueMisaligned, "2.7.1", "the parts of a queue are aligned (split: 16, 2 and 4 bytes; packed: 16, 4 and 4)";
     QueueOverlap, "2.7", "the parts of a queue do not overlap each other, nor those of another queue";
     QueueUnreachable, "2.7", "the parts of a queue are memory that the device can reach, contiguous";
-    QueueNotZeroed, "2.7.10.1", "flags and idx of the used ring are 0 before the queue is enabled";
+    QueueNotZeroed, "2.7.10.1", "flags and idx of the used ring, and all of a packed ring, are 0 before the queue is enabled";
     QueuePageSize, "4.2.4", "the page size is a power of two, written before any queue";
     QueueAlign, "4.2.4", "the queue alignment is a power of two, written before the queue is enabled";
     QueueFreedWhileLive, "3.3.1", "the memory of a live queue is not taken away";
     NotifyEarly, "3.1.1", "the device is notified after DRIVER_OK only";
     NotifyUnknownQueue, "4.2.3.3", "only queues that are in use are notified";
-    NotifyData, "2.9", "a notification with data carries the available index";
+    NotifyData, "2.9", "a notification with data carries the available index, or the place of the next descriptor";
     NotifyMissing, "2.7.10.1", "the device is notified of buffers unless it suppressed that";
 
     // The split ring.
@@ -106,6 +112,13 @@ rules! {
     IndirectWithNext, "2.7.5.3.1", "INDIRECT and NEXT are not set together";
     IndirectLength, "2.7.5.3", "an indirect table is one or more whole descriptors";
     InOrderNext, "2.7.5.2", "with IN_ORDER, chains use descriptors in the order of the table";
+    // The packed ring has these, and those above that are not about indices and heads.
+    PackedListFlags, "2.8.6", "all descriptors of a list are available in the lap that they are in";
+    PackedOverrun, "2.8.16", "an entry is not made available again before it was used";
+    BufferIdInFlight, "2.8.21.1", "a buffer has an id that is free";
+    IndirectFlags, "2.8.19", "the entries of an indirect table have the flag WRITE only";
+    EventSuppression, "2.8.14", "event flags are 0, 1 or, with EVENT_IDX, 2, for a place in the ring; reserved bits are 0";
+
     Unreachable, "2.7.5", "a descriptor names memory that the device can reach, in the direction of its flag";
     AlteredInFlight, "3.3.1", "what was made available is not altered until it was used";
 
@@ -123,7 +136,32 @@ rules! {
     TooManySegments, "5.2.3", "a request has at most seg_max data segments (one where there is no seg_max)";
     RangeFlags, "5.2.6.1", "a segment of a discard, erase or write zeroes request has allowed flags only";
     RangeLimit, "5.2.6.1", "a discard, erase or write zeroes request keeps to its limits";
+    RangeAlignment, "5.2.6.2", "erased ranges are whole zones; where a test asks for it, ranges keep to their alignment";
+    ZoneSector, "5.2.6.1", "a request for a zone names its first sector";
+    ZoneCapacity, "5.2.6.1", "no write reaches beyond the capacity of its zone";
+    WriteGranularity, "5.2.6.1", "writes to sequential zones are multiples of the write granularity";
+    AppendLimit, "5.2.6.1", "no ZONE_APPEND is longer than max_append_sectors";
     LegacyFraming, "5.2.6.4", "without ANY_LAYOUT, header (16 bytes) and status (1 byte) have descriptors of their own";
+}
+
+impl Rule {
+    /// The section that has the rule for packed rings.
+    #[must_use]
+    pub const fn packed_section(self) -> &'static str {
+        match self {
+            Self::ChainTooLong | Self::ChainOrder => "2.8.17",
+            Self::DescriptorFlags => "2.8.13",
+            Self::IndirectNotNegotiated | Self::IndirectWithNext => "2.8.19",
+            Self::IndirectLength => "2.8.7",
+            Self::Unreachable => "2.8.4",
+            Self::AlteredInFlight => "2.8.16",
+            Self::QueueMisaligned => "2.8.11",
+            Self::QueueNotZeroed => "2.8.13",
+            Self::QueueOverlap | Self::QueueUnreachable => "2.8",
+            Self::NotifyMissing => "2.8.10",
+            other => other.section(),
+        }
+    }
 }
 
 /// One broken rule.
@@ -142,6 +180,12 @@ impl Violation {
     #[must_use]
     pub fn new(rule: Rule, text: impl Into<String>) -> Self {
         Self { rule, section: rule.section(), text: text.into() }
+    }
+
+    /// A violation of `rule` in a packed ring.
+    #[must_use]
+    pub fn packed(rule: Rule, text: impl Into<String>) -> Self {
+        Self { rule, section: rule.packed_section(), text: text.into() }
     }
 }
 

@@ -4,7 +4,8 @@ mod raw;
 
 use raw::{DATA, Driver, Queue, Request, base};
 use testing_device::{
-    BlockDevice, Builder, Data, Flicker, Generation, Outcome, ScatterMemory, StatusByte, TestMemory, UsedLength,
+    BlockDevice, Builder, Data, Flicker, Generation, Outcome, QueueResetAnswer, ScatterMemory, StatusByte, TestMemory,
+    UsedLength,
 };
 #[cfg(not(miri))]
 use testing_device::{BounceMemory, Mover};
@@ -197,11 +198,11 @@ fn queues_are_refused_and_reset() {
     let request = Request::new(&memory, RequestType::IN, 1);
     driver.chain(&queue, &request, 512, true);
     driver.submit(&mut queue, 0);
-    driver.device.faults(|faults| faults.ignore_queue_reset = true);
+    driver.device.faults(|faults| faults.queue_reset = QueueResetAnswer::Ignored);
     driver.write(Register::QUEUE_RESET, 1);
     assert_eq!((driver.read(Register::QUEUE_RESET), driver.read(Register::QUEUE_READY)), (0, 1));
     assert_eq!(driver.device.held(), 1, "it goes on");
-    driver.device.faults(|faults| faults.ignore_queue_reset = false);
+    driver.device.faults(|faults| faults.queue_reset = QueueResetAnswer::Prompt);
     driver.write(Register::QUEUE_RESET, 1);
     assert_eq!((driver.read(Register::QUEUE_RESET), driver.read(Register::QUEUE_READY)), (0, 0));
     assert_eq!(driver.device.held(), 0);

@@ -2,8 +2,9 @@
 
 mod raw;
 
+use raw::packed::{AVAIL, USED, packed_with};
 use raw::{DATA, Driver, INDIRECT, NEXT, Owned, Queue, Request, STATUS, TABLE, WRITE, base};
-use testing_device::{BlockDevice, Builder, Mode, Rule, ScatterMemory};
+use testing_device::{BlockDevice, Builder, Mode, RangeLimits, Rule, ScatterMemory, ZoneSetup, rules_of};
 use virtio_spec::block::{BlockFeatures, RequestType};
 use virtio_spec::mmio::Register;
 use virtio_spec::{DeviceStatus, Features};
@@ -114,6 +115,33 @@ fn available(
     driver.device.run();
     driver.reset();
     driver.broken()
+}
+
+/// Zones of 64 sectors, the first of them conventional, in blocks of 4096 bytes; the third one has 8 sectors left.
+fn zoned(request_type: RequestType, sector: u64, bytes: u32) -> Vec<Rule> {
+    let zones = ZoneSetup { max_append_sectors: 16, write_granularity_bytes: 4096, ..ZoneSetup::default() };
+    let driver = driver_of(BlockDevice::builder().zoned(zones).capacity(256), false);
+    let mut queue = driver.ready(bits([BlockFeatures::ZONED.bits()]), 4);
+    let first = Request::new(&driver.memory, RequestType::OUT, 128);
+    let data = Owned::new(&driver.memory, 64 * 512, 4096);
+    let last = Request::new(&driver.memory, request_type, sector);
+    for (request, bytes) in [(&first, 56 * 512), (&last, bytes)] {
+        let append = request_type == RequestType::ZONE_APPEND && bytes != 56 * 512;
+        queue.descriptor(0, request.at(0), 16, NEXT, if bytes > 0 { 1 } else { 2 });
+        queue.descriptor(1, data.address(), bytes, NEXT, 2);
+        queue.descriptor(2, request.at(STATUS), if append { 9 } else { 1 }, WRITE, 0);
+        driver.submit(&mut queue, 0);
+    }
+    driver.reset();
+    driver.broken()
+}
+
+/// A device that is suspended.
+fn suspended(features: u64) -> (ScatterDriver, Queue<ScatterMemory>) {
+    let driver = driver_of(BlockDevice::builder().offer(Features::SUSPEND.bits()), false);
+    let queue = driver.ready(bits([Features::SUSPEND.bits(), features]), 4);
+    driver.set(DeviceStatus::SUSPEND);
+    (driver, queue)
 }
 
 const INDIRECT_DESC: u64 = Features::INDIRECT_DESC.bits();
@@ -273,6 +301,33 @@ fn break_rule(rule: Rule) -> Vec<Rule> {
             driver.read(Register::QUEUE_SIZE_MAX);
             driver.broken()
         }
+        Rule::SuspendNotReadBack => {
+            let (driver, _queue) = suspended(0);
+            driver.set(DeviceStatus::DRIVER_OK);
+            driver.reset();
+            driver.broken()
+        }
+        Rule::ResumeNotAwaited => {
+            let (driver, _queue) = suspended(0);
+            driver.status();
+            driver.set(DeviceStatus::DRIVER_OK);
+            driver.notify(0);
+            driver.reset();
+            driver.broken()
+        }
+        Rule::WhileSuspended => {
+            let (driver, _queue) = suspended(BlockFeatures::CONFIG_WCE.bits());
+            driver.registers.write_u8(Register::CONFIG.0 + 32, 0);
+            assert_eq!(driver.registers.read_u8(Register::CONFIG.0 + 32), 1);
+            driver.reset();
+            driver.broken()
+        }
+        Rule::DiscardOnZoned => {
+            let builder = BlockDevice::builder().zoned(ZoneSetup::default()).discard(RangeLimits::default());
+            let driver = driver_of(builder, false);
+            driver.negotiate(bits([BlockFeatures::ZONED.bits(), BlockFeatures::DISCARD.bits()]));
+            driver.broken()
+        }
         Rule::FeaturesRefused => {
             let driver = modern();
             driver.device.faults(|faults| faults.refuse_features = true);
@@ -373,6 +428,24 @@ fn break_rule(rule: Rule) -> Vec<Rule> {
             let _queue = driver.queue(0, 4);
             driver.write(Register::QUEUE_READY, 0);
             driver.write(Register::QUEUE_READY, 1);
+            driver.reset();
+            driver.broken()
+        }
+        Rule::QueueResetValue => {
+            let feature = Features::RING_RESET.bits();
+            let driver = driver_of(BlockDevice::builder().offer(feature), false);
+            let _queue = driver.ready(bits([feature]), 4);
+            driver.write(Register::QUEUE_RESET, 0);
+            driver.reset();
+            driver.broken()
+        }
+        Rule::QueueResetNotReadBack => {
+            let feature = Features::RING_RESET.bits();
+            let driver = driver_of(BlockDevice::builder().offer(feature), false);
+            let _queue = driver.ready(bits([feature]), 4);
+            driver.write(Register::QUEUE_RESET, 1);
+            driver.read(Register::QUEUE_SIZE_MAX);
+            driver.write(Register::QUEUE_SIZE, 4);
             driver.reset();
             driver.broken()
         }
@@ -507,6 +580,31 @@ fn break_rule(rule: Rule) -> Vec<Rule> {
                 queue.descriptor(3, request.at(STATUS), 1, WRITE, 0);
             })
         }
+        Rule::PackedListFlags => rules_of(&packed_with(0, |_, queue, request| {
+            queue.list(0, &request.pieces(512, true));
+            queue.set_flags(1, AVAIL | USED | NEXT | WRITE);
+        })),
+        Rule::PackedOverrun => rules_of(&packed_with(0, |driver, queue, request| {
+            driver.device.faults(|faults| faults.hold = true);
+            queue.list(0, &request.pieces(512, true));
+            driver.notify(0);
+            queue.list(1, &request.pieces(512, true));
+        })),
+        Rule::BufferIdInFlight => rules_of(&packed_with(0, |driver, queue, request| {
+            driver.device.faults(|faults| faults.hold = true);
+            queue.list(7, &request.pieces(512, true));
+            queue.list(7, &[(request.at(0), 16, 0)]);
+        })),
+        Rule::IndirectFlags => rules_of(&packed_with(INDIRECT_DESC, |_, queue, request| {
+            let mut pieces = request.pieces(512, true);
+            pieces[0].2 |= NEXT;
+            let table = request.packed_table(TABLE, &pieces);
+            queue.list(0, &[table]);
+        })),
+        Rule::EventSuppression => rules_of(&packed_with(0, |_, queue, request| {
+            queue.set_event(0, 2);
+            queue.list(0, &request.pieces(512, true));
+        })),
         Rule::Unreachable => {
             read_with(modern(), base(false), |queue, _| queue.descriptor(1, 0x10, 512, NEXT | WRITE, 2))
         }
@@ -553,6 +651,19 @@ fn break_rule(rule: Rule) -> Vec<Rule> {
         }),
         Rule::RangeFlags => ranges(&[(0, 1, 2)]),
         Rule::RangeLimit => ranges(&[(0, 1, 0), (1, 1, 0)]),
+        Rule::RangeAlignment => {
+            let feature = BlockFeatures::DISCARD.bits();
+            let limits = RangeLimits { alignment_sectors: 8, ..RangeLimits::default() };
+            let builder = BlockDevice::builder().discard(limits).check_range_alignment();
+            request_with(driver_of(builder, false), bits([feature]), RequestType::DISCARD, 0, |queue, request| {
+                request.0.write(DATA, &[4, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
+                queue.descriptor(1, request.at(DATA), 16, NEXT, 2);
+            })
+        }
+        Rule::ZoneSector => zoned(RequestType::ZONE_OPEN, 65, 0),
+        Rule::ZoneCapacity => zoned(RequestType::OUT, 184, 16 * 512),
+        Rule::WriteGranularity => zoned(RequestType::OUT, 184, 512),
+        Rule::AppendLimit => zoned(RequestType::ZONE_APPEND, 64, 24 * 512),
         Rule::LegacyFraming => {
             let memory = ScatterMemory::new();
             let device = BlockDevice::builder().interface(testing_device::Interface::Legacy);

@@ -1,6 +1,8 @@
 //! A driver written by hand, one step at a time, so that a test can take each step wrongly.
 #![allow(dead_code, reason = "every test file uses some of it")]
 
+pub(crate) mod packed;
+
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
