@@ -246,6 +246,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     /// configuration changes or it has to recover.
     ///
     /// The queue is leaked when it is dropped while the device runs: [`Device::shutdown`] takes both.
+    #[allow(clippy::type_complexity, reason = "it is a pair, and both have names")]
     pub fn split(self) -> (Device<T, M>, Queue<M, T::Notifier, B, R>) {
         let this = ManuallyDrop::new(self);
         // SAFETY: both are moved out of a value that is neither dropped nor used again.

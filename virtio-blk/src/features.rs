@@ -42,6 +42,7 @@ impl FeatureSet {
                 .union(Features::VERSION_1)
                 .union(Features::NOTIFICATION_DATA)
                 .union(Features::RING_PACKED)
+                .union(Features::IN_ORDER)
                 .bits(),
     );
 

@@ -74,7 +74,7 @@ pub use task::{AsyncQueue, Causes, Failed, Flush, SharedQueue, Transfer};
 // The types of other crates that stand in the signatures here.
 pub use virtio_spec::Features;
 pub use virtio_spec::block::BlockFeatures;
-pub use virtqueue::{Either, Packed, RingFormat, Split, Token};
+pub use virtqueue::{Either, InOrder, Packed, RingFormat, Split, Token};
 
 /// The example in the README is compiled, too.
 #[cfg(doctest)]

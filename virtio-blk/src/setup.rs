@@ -74,6 +74,11 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
         } else if !R::SPLIT {
             required = required | Features::RING_PACKED;
         }
+        if R::IN_ORDER {
+            required = required | Features::IN_ORDER;
+        } else {
+            accepted = accepted.without(Features::IN_ORDER);
+        }
         let missing = required.without(accepted);
         if !missing.is_empty() {
             return Err(OpenError::MissingFeatures { missing, offered });
@@ -134,6 +139,7 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
         let segments = u16::try_from(self.info.seg_max).unwrap_or(u16::MAX).min(self.options.segments.max(1));
         Ok(Settings {
             packed,
+            in_order: has(Features::IN_ORDER),
             chain_max: segments.saturating_add(HEADER_AND_STATUS).min(largest),
             segment_max_bytes: self.info.size_max_bytes.unwrap_or(u32::MAX),
             indirect: has(Features::INDIRECT_DESC),

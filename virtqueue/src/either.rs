@@ -117,6 +117,10 @@ impl<M: Memory> Ring<M> for EitherRing<M> {
         either!(self, ring => ring.advance(entries));
     }
 
+    fn has_more(&self) -> bool {
+        either!(self, ring => ring.has_more())
+    }
+
     fn close(&mut self) {
         either!(self, ring => ring.close());
     }

@@ -20,6 +20,11 @@ pub enum Violation {
         /// How many buffers the device had: the most that it could have returned.
         available: u16,
     },
+    /// The device uses buffers in order, and returned more of them at once than it had (2.7.9, 2.8.9).
+    BatchTooLong {
+        /// The number of the last one, going by the device.
+        last: u16,
+    },
     /// The device returned a buffer under a number that the queue does not have.
     IdOutOfRange {
         /// The number that the device wrote.
@@ -41,6 +46,9 @@ impl fmt::Display for Violation {
                 f,
                 "the device's used index went from {seen} to {found}, but it had {available} buffers at the most"
             ),
+            Self::BatchTooLong { last } => {
+                write!(f, "the device returned all buffers up to {last}, which are more than it had")
+            }
             Self::IdOutOfRange { id, size } => {
                 write!(f, "the device returned buffer {id} of a queue with {size} entries")
             }
@@ -59,6 +67,8 @@ pub enum QueueSetupError {
     Format {
         /// RING_PACKED was negotiated.
         packed: bool,
+        /// IN_ORDER was negotiated.
+        in_order: bool,
     },
     /// A queue has from 4 to 32768 entries, a split one a power of two of them (2.7, "Split Virtqueues"; with fewer than
     /// 4 no request of a block device would fit).
@@ -85,12 +95,12 @@ pub enum QueueSetupError {
 impl fmt::Display for QueueSetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Format { packed: true } => {
-                write!(f, "RING_PACKED was negotiated, but the queue's type has only a split ring")
-            }
-            Self::Format { packed: false } => {
-                write!(f, "the queue's type has only a packed ring, but RING_PACKED was not negotiated")
-            }
+            Self::Format { packed, in_order } => write!(
+                f,
+                "the queue's type does not go with what was negotiated: RING_PACKED {}, IN_ORDER {}",
+                if *packed { "on" } else { "off" },
+                if *in_order { "on" } else { "off" },
+            ),
             Self::Size { size } => {
                 write!(f, "a queue has 4 to 32768 entries, a split one a power of two of them; asked for {size}")
             }

@@ -52,7 +52,7 @@
 //!
 //! From the outside in: [`Queue`] (`queue`) owns a slot (`slot`) for each chain that can be in flight; a [`Chain`]
 //! (`chain`) is one being built, a [`Used`] (`used`) one that came back. Below, the ring (`ring`)
-//! in its two forms (`split`, `packed`), where it lies (`layout`), how shared memory is touched (`shared`) and in what order
+//! in its two forms (`split`, `packed`), perhaps used in order (`in_order`), where it lies (`layout`), how shared memory is touched (`shared`) and in what order
 //! (`barrier`).
 
 #![no_std]
@@ -65,6 +65,7 @@ mod barrier;
 mod chain;
 mod either;
 mod error;
+mod in_order;
 #[cfg(all(test, loom))]
 mod interleaving;
 mod layout;
@@ -87,7 +88,7 @@ pub use error::{ChainError, QueueSetupError, Violation};
 pub use memory::{Access, Memory, MemoryError, PageRequest, Pages, Piece, Purpose};
 pub use owned::PrivateSlice;
 pub use queue::{Notification, Queue};
-pub use ring::{Either, Packed, RingFormat, Split};
+pub use ring::{Either, InOrder, Packed, RingFormat, Split};
 pub use settings::{Areas, MemoryNeed, Settings};
 pub use slot::{Attachment, Frame, SlotMemory, Token};
 pub use used::Used;

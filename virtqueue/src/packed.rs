@@ -320,6 +320,11 @@ impl<M: Memory> Ring<M> for PackedRing<M> {
         self.taken = self.taken.wrapping_add(1);
     }
 
+    /// The ring has no index that says how many: the next position will show it.
+    fn has_more(&self) -> bool {
+        self.unused() > 0
+    }
+
     fn close(&mut self) {
         (self.held, self.uncommitted, self.seen) = (None, 0, None);
         self.added = self.taken;
@@ -349,8 +354,13 @@ impl<M: Memory> Ring<M> for PackedRing<M> {
     }
 
     fn restart(&mut self) {
+        // All of it is zero when the device is told of it (2.8.13).
         for index in 0..usize::from(self.size) {
-            self.descriptors.at(index).flags.store(0, Relaxed);
+            let descriptor = self.descriptors.at(index);
+            descriptor.address.store(0);
+            descriptor.len.store(0, Relaxed);
+            descriptor.id.store(0, Relaxed);
+            descriptor.flags.store(0, Relaxed);
         }
         let device_event = self.device_event.at(0);
         device_event.desc.store(0, Relaxed);

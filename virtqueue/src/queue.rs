@@ -101,7 +101,8 @@ impl<M: Memory, T: Attachment, R: RingFormat> Queue<M, T, R> {
             private: size
                 * (size_of::<Slot<T>>()
                     + Self::recorded(settings) * size_of::<Segment>()
-                    + if settings.indirect || settings.packed { 0 } else { size_of::<u16>() }),
+                    + if settings.indirect || settings.packed { 0 } else { size_of::<u16>() }
+                    + if settings.in_order { size_of::<u16>() } else { 0 }),
         }
     }
 
@@ -114,8 +115,9 @@ impl<M: Memory, T: Attachment, R: RingFormat> Queue<M, T, R> {
     pub fn new(memory: M, settings: Settings) -> Result<Self, QueueSetupError> {
         let settings = Settings { segment_max_bytes: settings.segment_max_bytes.max(1), ..settings };
         let Settings { size, chain_max, .. } = settings;
-        if !(if settings.packed { R::PACKED } else { R::SPLIT }) {
-            return Err(QueueSetupError::Format { packed: settings.packed });
+        let Settings { packed, in_order, .. } = settings;
+        if !(if packed { R::PACKED } else { R::SPLIT }) || in_order != R::IN_ORDER {
+            return Err(QueueSetupError::Format { packed, in_order });
         }
         if !(size.is_power_of_two() || settings.packed) || !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&size) {
             return Err(QueueSetupError::Size { size });

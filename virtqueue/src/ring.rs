@@ -2,6 +2,7 @@
 
 use crate::either::EitherRing;
 use crate::error::{QueueSetupError, Violation};
+use crate::in_order::InOrderRing;
 use crate::memory::{Access, Memory};
 use crate::packed::PackedRing;
 use crate::segment::Segment;
@@ -21,6 +22,9 @@ pub trait RingFormat: sealed::Sealed {
 
     /// The queue can have a packed ring: RING_PACKED may be negotiated.
     const PACKED: bool;
+
+    /// The device uses chains in order: IN_ORDER must be negotiated, and otherwise must not.
+    const IN_ORDER: bool = false;
 }
 
 /// A split ring, which every device has (2.7, "Split Virtqueues").
@@ -53,11 +57,24 @@ impl RingFormat for Either {
     const PACKED: bool = true;
 }
 
+/// A ring of the form `F` on a device that uses chains in order, one of which offers IN_ORDER. Completions that the
+/// device gives back together cost less.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InOrder<F>(pub F);
+
+impl<F: RingFormat> RingFormat for InOrder<F> {
+    type Ring<M: Memory> = InOrderRing<M, F::Ring<M>>;
+    const SPLIT: bool = F::SPLIT;
+    const PACKED: bool = F::PACKED;
+    const IN_ORDER: bool = true;
+}
+
 mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Split {}
     impl Sealed for super::Packed {}
     impl Sealed for super::Either {}
+    impl<F: Sealed> Sealed for super::InOrder<F> {}
 }
 
 /// A ring. The queue has checked the settings, and holds to what is said here.
@@ -133,6 +150,9 @@ pub trait Ring<M: Memory>: Sized {
 
     /// Takes that chain, which is known now to have been in flight. It took so many entries.
     fn advance(&mut self, entries: u16);
+
+    /// Whether the device may have given more chains back than were taken, going by what was seen.
+    fn has_more(&self) -> bool;
 
     /// Ends all business with the device: nothing more is committed, and nothing taken.
     fn close(&mut self);

@@ -13,6 +13,8 @@
 pub struct Settings {
     /// RING_PACKED was negotiated. The queue's [format](crate::RingFormat) must allow it.
     pub packed: bool,
+    /// IN_ORDER was negotiated. The queue's format must be [`InOrder`](crate::InOrder) exactly then.
+    pub in_order: bool,
     /// The number of entries, from 4 to 32768; of a split ring a power of two.
     pub size: u16,
     /// The most descriptors that one chain has. Each slot owns an indirect table of this length.
@@ -36,6 +38,7 @@ impl Settings {
     pub const fn new(size: u16) -> Self {
         Self {
             packed: false,
+            in_order: false,
             size,
             chain_max: 1,
             segment_max_bytes: u32::MAX,

@@ -134,9 +134,11 @@ impl<M: Memory> Ring<M> for SplitRing<M> {
         };
         let failed = |bytes| move |error| QueueSetupError::Memory { bytes, error };
         let pages = OwnedPages::allocate(memory, request).map_err(failed(layout.bytes))?;
-        let mut free_list = 1..;
+        // In order, descriptors follow each other around the table; else this is a list that ends.
+        let end = if settings.in_order { 0 } else { size };
+        let mut free_list = (1..size).chain([end]);
         let links = if settings.indirect { 0 } else { usize::from(size) };
-        let next = PrivateSlice::allocate(memory, links, |_| free_list.next().unwrap_or(0))
+        let next = PrivateSlice::allocate(memory, links, |_| free_list.next().unwrap_or(end))
             .map_err(failed(links * size_of::<u16>()))?;
 
         let mask = usize::from(size) - 1;
@@ -253,6 +255,10 @@ impl<M: Memory> Ring<M> for SplitRing<M> {
     fn jumped(&self, found: u16) -> Violation {
         let available = self.committed.wrapping_sub(self.taken);
         Violation::UsedIndexJumped { seen: self.taken, found, available }
+    }
+
+    fn has_more(&self) -> bool {
+        self.taken != self.seen
     }
 
     fn close(&mut self) {
