@@ -1,12 +1,14 @@
 //! What a driver for a virtio device needs of the bus that the device is on: finding the device, its registers, and
 //! bringing it up in the order that the specification (OASIS virtio 1.4) asks for.
 //!
-//! `no_std`, no allocation, no clock, no lock. Devices behind memory-mapped registers (virtio-mmio) of both kinds:
-//! modern (version 2) and legacy (version 1). Rings are in the crate `virtqueue`, which knows nothing of this one.
+//! `no_std`, no allocation, no clock, no lock. Devices behind memory-mapped registers (virtio-mmio) of both kinds, modern
+//! (version 2) and legacy (version 1), and devices on PCI buses ([`pci`]), through the modern interface. Rings are in the
+//! crate `virtqueue`, which knows nothing of this one.
 //!
 //! # From a device tree to a device that runs
 //!
 //! 1. [`DeviceTree::parse`] and [`DeviceTree::virtio_mmio`] say where slots for devices are. Safe, whatever the bytes.
+//!    For PCI, see [`pci`].
 //! 2. [`Mmio::open`] (or [`MemoryMapped::new`] and [`Mmio::probe`]) look at the registers of one slot. `unsafe`,
 //!    because the registers must be mapped there. An empty slot is `None`.
 //! 3. [`Negotiation::begin`] resets the device, [`Negotiation::accept`] settles features,
@@ -50,7 +52,7 @@
 //! }
 //! ```
 //!
-//! A kernel without a device tree knows the address, and one that maps device registers elsewhere knows a pointer:
+//! A kernel without a device tree has a command line ([`CommandLine`]) or knows the address, and one that maps device registers elsewhere knows a pointer:
 //!
 //! ```no_run
 //! use core::ptr::NonNull;
@@ -89,13 +91,17 @@
 //! | `mmio`            | [`Mmio`]: the transport of memory-mapped devices, modern and legacy                |
 //! | `config`          | [`read_config`]: configuration fields that belong together                         |
 //! | `negotiation`     | [`Negotiation`], [`QueueSetup`], [`Running`]: the order                            |
+//! | `queue_reset`     | [`Running::reset_queue`]: one queue, while the others go on                        |
 //! | `wait`            | [`Wait`]: the caller's way to wait                                                 |
-//! | `device_tree`     | [`DeviceTree`]: where devices are                                                  |
+//! | `device_tree`     | [`DeviceTree`]: where devices and PCI host bridges are                             |
+//! | `command_line`    | [`CommandLine`]: the same for machines without a tree                              |
+//! | [`pci`]           | [`pci::Host`]: what is on PCI buses; [`pci::Pci`]: the transport of a function     |
+//! | `any`             | [`AnyTransport`]: a device on either bus                                           |
 //!
 //! # Not here
 //!
-//! PCI and channel I/O; resetting single queues; shared memory regions; admin queues. In device trees: nodes of PCI
-//! functions, and interrupts behind an `interrupt-map` (their cells are given as they stand).
+//! Channel I/O; the legacy interface over PCI, and access to BARs through configuration space; shared memory regions; admin
+//! queues. In device trees: nodes of single PCI functions, and hosts other than `pci-host-ecam-generic`.
 #![no_std]
 #![cfg_attr(
     not(test),
@@ -105,23 +111,30 @@
 #[cfg(test)]
 extern crate std;
 
+mod any;
+mod command_line;
 mod config;
 mod device_tree;
 mod memory_mapped;
 mod mmio;
 mod negotiation;
+pub mod pci;
+mod queue_reset;
 mod registers;
 mod transport;
 mod wait;
 
+pub use any::{AnyInterrupt, AnyNotifier, AnyTransport};
+pub use command_line::{CommandLine, MmioParameter, MmioParameters, ParameterError, ParameterProblem};
 pub use config::{CONFIG_READ_ATTEMPTS, ConfigError, ConfigSpace, read_config};
 pub use device_tree::{
     DeviceTree, DeviceTreeError, InterruptSpecifier, MAX_DEPTH, MAX_INTERRUPT_CELLS, MmioNode, MmioNodes, NodeError,
-    NodeProblem, Region,
+    NodeProblem, PciHostNode, PciHostNodes, Region,
 };
 pub use memory_mapped::MemoryMapped;
 pub use mmio::{Mmio, MmioInterrupt, MmioNotifier, ProbeError};
 pub use negotiation::{InitError, Negotiation, NotReset, QueueSetup, Running};
+pub use queue_reset::QueueResetError;
 pub use registers::Registers;
 pub use transport::{Interface, Interrupt, Notifier, QueueConfig, QueueError, QueueMemory, Transport};
 // The types of `virtio-spec` that stand in the signatures here.

@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use crate::Registers;
+use crate::{Region, Registers};
 
 /// A window of device registers in memory.
 ///
@@ -44,6 +44,24 @@ impl MemoryMapped {
     ///   nothing else uses.
     pub const unsafe fn new(base: NonNull<u8>, bytes: usize) -> Self {
         Self { base, bytes }
+    }
+
+    /// The window at a region's own address. `None` for an address that no registers can have: 0, not a multiple of 4,
+    /// or beyond the pointers of this machine.
+    ///
+    /// # Safety
+    ///
+    /// The region is mapped at its own address, as [`new`](Self::new) asks.
+    pub unsafe fn at(region: &Region) -> Option<Self> {
+        let address = usize::try_from(region.address).ok()?;
+        let base = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address))?;
+        // A window longer than the address space is cut.
+        let bytes = usize::try_from(region.bytes).unwrap_or(usize::MAX).min(usize::MAX - address);
+        if address % size_of::<u32>() != 0 {
+            return None;
+        }
+        // SAFETY: aligned, as was just checked; the rest is asked of the caller.
+        Some(unsafe { Self::new(base, bytes) })
     }
 
     /// The address of a field of type `T`, if it is inside the window and aligned.

@@ -1,6 +1,6 @@
 //! Devices whose registers are in memory: virtio 1.4, section 4.2.
 
-use core::{fmt, ptr::NonNull};
+use core::fmt;
 
 use virtio_spec::{
     DeviceStatus, DeviceType, InterruptStatus,
@@ -137,16 +137,9 @@ impl Mmio<MemoryMapped> {
     /// device or of an empty slot; and nothing else drives that device for as long as the answer or anything made of
     /// it is used.
     pub unsafe fn open(region: &Region) -> Result<Option<Self>, ProbeError> {
-        let bad_address = ProbeError::BadAddress { address: region.address };
-        let address = usize::try_from(region.address).map_err(|_| bad_address)?;
-        let base = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address)).ok_or(bad_address)?;
-        // A window longer than the address space is cut: more than the registers is never touched.
-        let bytes = usize::try_from(region.bytes).unwrap_or(usize::MAX).min(usize::MAX - address);
-        if address % size_of::<u32>() != 0 {
-            return Err(bad_address);
-        }
-        // SAFETY: aligned, as was just checked; the rest is asked of the caller.
-        Self::probe(unsafe { MemoryMapped::new(base, bytes) })
+        // SAFETY: asked of the caller.
+        let registers = unsafe { MemoryMapped::at(region) };
+        Self::probe(registers.ok_or(ProbeError::BadAddress { address: region.address })?)
     }
 }
 
@@ -291,6 +284,20 @@ impl<R: Registers> Transport for Mmio<R> {
 
     fn write_config_u8(&mut self, offset: usize, value: u8) {
         self.registers.write_u8(Self::config_offset(offset), value);
+    }
+
+    fn start_queue_reset(&mut self, queue: u16) -> bool {
+        if self.interface == Interface::Legacy {
+            return false;
+        }
+        self.select(queue);
+        self.write(Register::QUEUE_RESET, 1);
+        true
+    }
+
+    fn queue_reset_runs(&mut self, queue: u16) -> bool {
+        self.select(queue);
+        self.read(Register::QUEUE_RESET) != 0
     }
 
     fn notifier(&self, queue: u16, data: bool) -> MmioNotifier<R> {

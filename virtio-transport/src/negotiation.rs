@@ -118,7 +118,7 @@ impl<T: Transport> Negotiation<T> {
         let mut device = Unfinished { transport, status: DeviceStatus::empty() };
         device.add_status(DeviceStatus::ACKNOWLEDGE)?;
         device.add_status(DeviceStatus::DRIVER)?;
-        let offered = device.transport.device_features();
+        let offered = device.transport.device_features() & device.transport.usable_features();
         log::debug!("virtio {found} device, {:?}: offers features {offered:#x}", device.transport.interface());
         Ok(Self { device, offered })
     }
@@ -248,20 +248,7 @@ impl<T: Transport> QueueSetup<T> {
     ///
     /// Only with [`QueueError::NotEnabled`] may the device have been told the addresses.
     pub fn enable_queue(&mut self, queue: &QueueConfig) -> Result<(), QueueError> {
-        let QueueConfig { index, size, .. } = *queue;
-        let transport = &mut self.device.transport;
-        if size == 0 {
-            return Err(QueueError::Empty { queue: index });
-        }
-        // In this order: the maximum of a legacy queue may only be read when the queue is not in use.
-        if transport.queue_in_use(index) {
-            return Err(QueueError::InUse { queue: index });
-        }
-        let max = transport.max_queue_size(index);
-        if u32::from(size) > max {
-            return Err(QueueError::TooLarge { queue: index, size, max });
-        }
-        transport.enable_queue(queue)
+        enable_queue(&mut self.device.transport, queue)
     }
 
     /// A handle that notifies the device about one queue. To be used when the device runs (section 2.9).
@@ -306,6 +293,11 @@ impl<T: Transport> Running<T> {
     /// The transport.
     pub fn transport(&self) -> &T {
         &self.transport
+    }
+
+    /// The transport, for what is done in this state.
+    pub(crate) fn transport_mut(&mut self) -> &mut T {
+        &mut self.transport
     }
 
     /// Reads the configuration space. See [`read_config`].
@@ -368,6 +360,23 @@ impl<T: Transport> Running<T> {
             }
         }
     }
+}
+
+/// Tells the device where a queue is, if it has one there and does not use it.
+pub(crate) fn enable_queue<T: Transport>(transport: &mut T, queue: &QueueConfig) -> Result<(), QueueError> {
+    let QueueConfig { index, size, .. } = *queue;
+    if size == 0 {
+        return Err(QueueError::Empty { queue: index });
+    }
+    // In this order: the maximum of a legacy queue may only be read when the queue is not in use.
+    if transport.queue_in_use(index) {
+        return Err(QueueError::InUse { queue: index });
+    }
+    let max = transport.max_queue_size(index);
+    if u32::from(size) > max {
+        return Err(QueueError::TooLarge { queue: index, size, max });
+    }
+    transport.enable_queue(queue)
 }
 
 fn notifier<T: Transport>(transport: &T, features: u64, queue: u16) -> T::Notifier {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use virtio_spec::{DeviceStatus, DeviceType, InterruptStatus};
+use virtio_spec::{DeviceStatus, DeviceType, Features, InterruptStatus};
 
 /// A device on some bus, as a driver for its type sees it.
 ///
@@ -23,6 +23,12 @@ pub trait Transport {
 
     /// The feature bits 0 to 63 that the device offers; 0 to 31 on a legacy device.
     fn device_features(&mut self) -> u64;
+
+    /// The features whose registers this transport has. Others are not offered to a driver, whatever the device says.
+    fn usable_features(&self) -> u64 {
+        // Devices behind memory-mapped registers have nothing to say instead of a queue's index.
+        !Features::NOTIF_CONFIG_DATA.bits()
+    }
 
     /// Tells the device the feature bits that the driver accepts. Bits that the interface cannot carry are dropped.
     fn set_driver_features(&mut self, features: u64);
@@ -64,6 +70,18 @@ pub trait Transport {
     fn read_config_u32(&self, offset: usize) -> u32;
     /// Writes one byte of the configuration space.
     fn write_config_u8(&mut self, offset: usize, value: u8);
+
+    /// Starts to reset one queue, as RING_RESET lets a driver. `false` on a transport that cannot.
+    fn start_queue_reset(&mut self, queue: u16) -> bool {
+        let _ = queue;
+        false
+    }
+
+    /// Whether the reset of a queue is still going on.
+    fn queue_reset_runs(&mut self, queue: u16) -> bool {
+        let _ = queue;
+        false
+    }
 
     /// A handle that notifies the device about one queue. `data`: whether NOTIFICATION_DATA was negotiated.
     fn notifier(&self, queue: u16, data: bool) -> Self::Notifier;
@@ -165,6 +183,24 @@ pub enum QueueError {
         /// The index of the queue.
         queue: u16,
     },
+    /// The place where the queue is notified is not inside the device's structure for that, or cannot be written to.
+    /// The device was told nothing.
+    NotifyOutside {
+        /// The index of the queue.
+        queue: u16,
+        /// Where it should be, in bytes.
+        offset: u64,
+        /// The length of the structure in bytes.
+        bytes: usize,
+    },
+    /// The device does not take the MSI-X vector that the queue, or a change of the configuration (`None`), is to
+    /// interrupt with. It was not told the addresses.
+    NoVector {
+        /// The index of the queue.
+        queue: Option<u16>,
+        /// The vector.
+        vector: u16,
+    },
     /// The device did not take the queue: after enabling it, it still reads back as disabled. On a legacy device also a
     /// queue at device address 0, which is its word for a disabled one.
     NotEnabled {
@@ -194,6 +230,18 @@ impl fmt::Display for QueueError {
                 write!(f, "queue {queue} can have {max} entries at the most, asked for {size}")
             }
             Self::InUse { queue } => write!(f, "the device says that queue {queue} is in use before it was enabled"),
+            Self::NotifyOutside { queue, offset, bytes } => write!(
+                f,
+                "queue {queue} should be notified at offset {offset:#x}, which is not inside the {bytes:#x} bytes of the \
+                 device's notification structure, or not aligned there"
+            ),
+            Self::NoVector { queue: Some(queue), vector } => {
+                write!(f, "the device does not take MSI-X vector {vector} for queue {queue}; use fewer, or its pin")
+            }
+            Self::NoVector { queue: None, vector } => write!(
+                f,
+                "the device does not take MSI-X vector {vector} for changes of its configuration; use its pin"
+            ),
             Self::NotEnabled { queue } => write!(f, "the device did not enable queue {queue}"),
         }
     }

@@ -5,7 +5,7 @@ mod common;
 use common::{Fake, r, w};
 use virtio_transport::{
     ConfigError, DeviceStatus, DeviceType, GaveUp, InitError, Mmio, Negotiation, Notifier, QueueConfig, QueueError,
-    Running, Spin, SpinLimit,
+    QueueResetError, Running, Spin, SpinLimit,
 };
 
 const VERSION_1: u64 = 1 << 32;
@@ -315,4 +315,38 @@ fn configuration_in_each_state() {
     assert_eq!(running.read_config(|config| config.u16(0x20)), Ok(0x0809));
     assert_eq!(running.write_config_u8(0x40, 0), Err(ConfigError::OutOfBounds { offset: 0x40, width: 1, bytes: 0x40 }));
     assert_eq!(running.config_generation(), Some(7));
+}
+
+#[test]
+fn features_without_registers_here_are_not_offered() {
+    let fake = Fake::new(2).with(|device| device.features |= 1 << 38 | 1 << 39);
+    let negotiation = begin(&fake).unwrap();
+    assert_eq!(negotiation.offered() >> 38, 1);
+    assert_eq!(negotiation.accept(VERSION_1 | 1 << 39).unwrap_err(), InitError::NotOffered { features: 1 << 39 });
+}
+
+#[test]
+fn one_queue_is_reset_if_the_device_knows_how() {
+    let resettable = |device: &mut common::Device| device.features |= 1 << 40;
+    let fake = Fake::new(2).with(resettable);
+    let mut running = run(&fake);
+    fake.log();
+    assert_eq!(running.reset_queue(0, &mut Spin), Ok(()));
+    assert_eq!(fake.log(), [w(0x30, 0), w(0xc0, 1), w(0x30, 0), r(0xc0, 0), w(0x30, 0), r(0x44, 0)]);
+    assert_eq!(running.enable_queue(&queue()), Ok(()));
+    assert_eq!(running.enable_queue(&queue()), Err(QueueError::InUse { queue: 0 }));
+
+    // One that offers the feature without having the register.
+    let fake = Fake::new(2).with(resettable).with(|device| device.resets_queues = false);
+    let mut running = run(&fake);
+    assert_eq!(running.reset_queue(0, &mut Spin), Err(QueueResetError::StillInUse { queue: 0 }));
+
+    // One that does not offer it, and a legacy one, are not asked.
+    for version in [1, 2] {
+        let fake = Fake::new(version);
+        let mut running = run(&fake);
+        fake.log();
+        assert_eq!(running.reset_queue(0, &mut Spin), Err(QueueResetError::NotNegotiated));
+        assert_eq!(fake.log(), []);
+    }
 }

@@ -48,6 +48,8 @@ pub struct Device {
     pub queue_in_use: [u32; 2],
     /// Whether the device takes what is written to that register.
     pub takes_queues: bool,
+    /// Whether it resets single queues.
+    pub resets_queues: bool,
     pub interrupt_status: u32,
     /// The answers to come; the last one stays.
     pub generations: VecDeque<u32>,
@@ -89,6 +91,7 @@ impl Fake {
             size_max: [256, 0],
             queue_in_use: [0; 2],
             takes_queues: true,
+            resets_queues: true,
             interrupt_status: 0,
             generations: VecDeque::from([7]),
             config: core::array::from_fn(|index| index as u8),
@@ -130,6 +133,8 @@ impl Device {
             0x040 if self.version == 1 => self.queue_in_use.get(self.queue_sel).copied().unwrap_or(0),
             0x044 if self.version == 2 => self.queue_in_use.get(self.queue_sel).copied().unwrap_or(0),
             0x060 => self.interrupt_status,
+            // Done at once; or there is no such register.
+            0x0c0 if self.version == 2 => 0,
             0x070 if self.looks > 0 => {
                 self.looks -= 1;
                 self.old_status
@@ -157,6 +162,8 @@ impl Device {
             0x044 if !legacy && self.takes_queues => self.queue_in_use[self.queue_sel] = value,
             0x040 | 0x044 if !self.takes_queues => {}
             0x050 => {}
+            0x0c0 if !legacy && self.resets_queues => self.queue_in_use[self.queue_sel] = 0,
+            0x0c0 if !legacy => {}
             0x064 => self.interrupt_status &= !value,
             0x070 if value == 0 => {
                 self.old_status = self.status;
