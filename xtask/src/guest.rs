@@ -1,4 +1,4 @@
-//! Building the kernel in `testing/guest`.
+//! Building the kernels in `testing/guest`.
 
 use std::{
     io::{BufRead, BufReader},
@@ -13,14 +13,18 @@ use crate::{
     workspace::{BARE_TARGET, cargo},
 };
 
-/// Builds the kernel and returns the path of its ELF file, wherever cargo has put it.
-pub(crate) fn build() -> Result<PathBuf> {
+/// The binary of `testing-guest` that most demonstrations run in.
+pub(crate) const GUEST: &str = "guest";
+
+/// Builds a kernel, a binary of `testing-guest`, and returns the path of its ELF file, wherever cargo has put it.
+pub(crate) fn build(bin: &str) -> Result<PathBuf> {
     let progress = Progress::new("building the guest kernel");
     let command = cargo([
         "build",
         "--quiet",
         "--package=testing-guest",
-        "--bin=guest",
+        "--bin",
+        bin,
         "--release",
         "--target",
         BARE_TARGET,
@@ -40,7 +44,7 @@ pub(crate) fn build() -> Result<PathBuf> {
         done += 1;
         let name = message["target"]["name"].as_str().unwrap_or("?");
         progress.say(format!("building the guest kernel: {name} ({done} crates done)"));
-        if name == "guest" {
+        if name == bin {
             kernel = message["executable"].as_str().map(PathBuf::from).or(kernel);
         }
     }
@@ -49,7 +53,7 @@ pub(crate) fn build() -> Result<PathBuf> {
         (Some(output), Some(kernel)) if output.status.success() => Ok(kernel),
         (Some(output), None) if output.status.success() => {
             bail!(
-                "cargo built the guest kernel but named no executable for it: is `guest` still a [[bin]] of testing-guest?"
+                "cargo built the guest kernel but named no executable for it: is `{bin}` still a [[bin]] of testing-guest?"
             )
         }
         _ => bail!(

@@ -32,6 +32,41 @@ pub(crate) enum Transport {
     Modern,
     /// Memory-mapped registers from before virtio 1.0.
     Legacy,
+    /// On the PCI bus, with interrupts by a pin.
+    Pci,
+    /// The same device, as one that drivers from before virtio 1.0 could use as well.
+    PciTransitional,
+    /// Behind a PCI bridge.
+    PciBridge,
+    /// On the PCI bus of a machine that takes messages as interrupts: one for each queue.
+    PciMsix,
+}
+
+impl Transport {
+    /// The machine that has it.
+    fn machine(self) -> &'static str {
+        match self {
+            Self::PciMsix => "virt,aia=aplic-imsic",
+            _ => "virt",
+        }
+    }
+
+    /// The device, and how its bus is to be. A disk of one queue, unless a property says otherwise: on PCI it would have
+    /// one for each processor.
+    fn device(self) -> (&'static str, &'static [&'static str]) {
+        const LEGACY: [&str; 2] = ["-global", "virtio-mmio.force-legacy=on"];
+        const MODERN: [&str; 2] = ["-global", "virtio-mmio.force-legacy=off"];
+        // A root port, and behind it what was PCI before PCI Express: devices there have numbers, and pins in turns.
+        const BRIDGE: [&str; 4] =
+            ["-device", "pcie-root-port,id=root,chassis=1,addr=3", "-device", "pcie-pci-bridge,id=bridge,bus=root"];
+        match self {
+            Self::Modern => ("virtio-blk-device", &MODERN),
+            Self::Legacy => ("virtio-blk-device", &LEGACY),
+            Self::Pci | Self::PciMsix => ("virtio-blk-pci,disable-legacy=on,num-queues=1", &[]),
+            Self::PciTransitional => ("virtio-blk-pci,disable-legacy=off,num-queues=1", &[]),
+            Self::PciBridge => ("virtio-blk-pci,disable-legacy=on,num-queues=1,bus=bridge,addr=2", &BRIDGE),
+        }
+    }
 }
 
 /// What to start.
@@ -72,25 +107,22 @@ pub(crate) const NODE: &str = "disk0";
 impl Machine<'_> {
     /// The command that starts it. Its serial port is the standard output.
     pub(crate) fn command(&self) -> Expression {
-        let force_legacy = match self.transport {
-            Transport::Modern => "off",
-            Transport::Legacy => "on",
-        };
-        let device = format!("virtio-blk-device,drive={NODE},serial=xtask");
+        let (device, bus) = self.transport.device();
+        let device = format!("{device},drive={NODE},serial=xtask");
         let device = [device.as_str()].into_iter().chain(self.properties.iter().map(String::as_str));
-        let options: [(&str, String); 10] = [
-            ("-machine", "virt".into()),
+        let options: [(&str, String); 9] = [
+            ("-machine", self.transport.machine().into()),
             ("-m", "256M".into()),
             ("-display", "none".into()),
             ("-serial", "stdio".into()),
             ("-monitor", "none".into()),
             ("-bios", "default".into()),
             ("-append", self.arguments.into()),
-            ("-global", format!("virtio-mmio.force-legacy={force_legacy}")),
             self.drive.option(),
             ("-device", device.collect::<Vec<_>>().join(",")),
         ];
         let mut arguments = vec!["-nodefaults".into(), "-no-reboot".into()];
+        arguments.extend(bus.iter().map(|&argument| argument.into()));
         arguments.extend(options.into_iter().flat_map(|(option, value)| [option.into(), value]));
         arguments.extend(["-kernel".into(), self.kernel.display().to_string()]);
         arguments.extend_from_slice(self.extra);

@@ -1,7 +1,9 @@
 //! What the guest does on a disk of its own, and what the host then checks: one file per demonstration.
 
+mod alien;
 mod crash;
 mod errors;
+mod mini;
 mod resize;
 mod tasks;
 
@@ -30,14 +32,22 @@ pub(crate) fn find(demo: &str) -> Option<Scenario> {
         "errors" => Some(errors::run),
         "resize" => Some(resize::run),
         "crash" => Some(crash::run),
+        "rcore" | "rcore-fs" => Some(mini::rcore),
+        "alien" | "alien-sleep" => Some(alien::run),
+        "alien-read" => Some(alien::long_read),
         _ => None,
     }
 }
 
 /// Builds the kernel, after getting what is missing for it and for starting it.
 pub(crate) fn kernel() -> Result<PathBuf> {
+    kernel_of(guest::GUEST)
+}
+
+/// The same for another binary of `testing-guest`.
+pub(crate) fn kernel_of(bin: &str) -> Result<PathBuf> {
     tools::ensure_all(&[Tool::BareTarget, Tool::Qemu, Tool::Firmware])?;
-    guest::build()
+    guest::build(bin)
 }
 
 /// Makes a raw image of zeros.

@@ -7,9 +7,11 @@ mod demos;
 mod devices;
 mod fat;
 mod harts;
+mod imsic;
 mod interrupts;
 mod memory;
 mod panic;
+mod place;
 mod plic;
 mod power;
 mod sectors;
@@ -53,6 +55,7 @@ fn start(device_tree: *const u8) -> anyhow::Result<()> {
     memory::set_up(&tree, blob)?;
     time::set_up(&tree);
     plic::set_up(&tree);
+    imsic::set_up(&tree);
     interrupts::switch_on();
 
     let line = tree.chosen().bootargs().unwrap_or("");

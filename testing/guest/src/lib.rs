@@ -18,6 +18,7 @@ mod hex;
 pub mod journal;
 pub mod pattern;
 mod report;
+pub mod slices;
 
 pub use arguments::{Arguments, ArgumentsError};
 pub use checksum::checksum;

@@ -163,6 +163,33 @@ pub enum Report {
         /// The sum of the checksums.
         checksum: u64,
     },
+    /// A part of the disk was written and read back, in requests of many sectors, by a thread beside others.
+    Region {
+        /// Its first sector.
+        first_sector: u64,
+        /// How many sectors it has.
+        sectors: u64,
+        /// Where the [`pattern`](crate::pattern) starts that it holds.
+        seed: u64,
+    },
+    /// How the calls of threads waited for the disk.
+    Waited {
+        /// How many calls there were.
+        calls: u64,
+        /// How many of them put their thread to sleep.
+        slept: u64,
+        /// The most calls that were waiting at once.
+        depth: u64,
+        /// How many interrupts there were.
+        interrupts: u64,
+    },
+    /// How much of a stack a call needed at the most.
+    Stack {
+        /// The function that was called.
+        entry: String,
+        /// How many bytes.
+        bytes: u64,
+    },
     /// The demonstration did all that it was asked to.
     Finished,
     /// The demonstration ended with an error.

@@ -25,8 +25,8 @@ use crate::{
 /// Boot the guest kernel in QEMU with a disk, and check in the image that every byte arrived.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(crate) struct Options {
-    /// What the guest does: `tour`; `async`, `errors`, `resize` or `crash`, each with a disk of its own; or one of the
-    /// mistakes `panic`, `trap` and `hang`, to see how those end.
+    /// What the guest does: `tour`; `async`, `errors`, `resize`, `crash`, `rcore`, `rcore-fs`, `alien`, `alien-sleep`
+    /// or `alien-read`, each with a disk of its own; or one of the mistakes `panic`, `trap` and `hang`, to see how those end.
     #[arg(long, value_name = "NAME", default_value = "tour")]
     pub(crate) demo: String,
 
@@ -138,7 +138,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let fsck_before = check::fsck(&disk, &before)?;
 
     tools::ensure_all(&[Tool::BareTarget, Tool::Qemu, Tool::Firmware])?;
-    let kernel = guest::build()?;
+    let kernel = guest::build(guest::GUEST)?;
 
     let seed = seed();
     let observed = boot(options, &kernel, &disk, seed)?;

@@ -88,10 +88,23 @@ fn steps(full: bool) -> Result<Vec<Step>> {
             partitioned: true,
             ..Default::default()
         }),
+        guest("guest, PCI", || run::Options { transport: Transport::Pci, ..Default::default() }),
+        guest("guest, PCI behind bridges, FAT32", || run::Options {
+            transport: Transport::PciBridge,
+            format: Format::Fat32,
+            ..Default::default()
+        }),
         demo("guest, four harts and queues, tasks", "async", Transport::Modern),
+        demo("guest, four harts and queues, tasks, PCI with messages", "async", Transport::PciMsix),
         demo("guest, errors of the disk", "errors", Transport::Modern),
         demo("guest, a disk that changes its size", "resize", Transport::Modern),
         demo("guest, a dump after a panic", "crash", Transport::Modern),
+        demo("a kernel like rCore, easy-fs, legacy", "rcore", Transport::Legacy),
+        demo("a kernel like rCore, rcore-fs, modern", "rcore-fs", Transport::Modern),
+        demo("a kernel like Alien, polling, modern", "alien", Transport::Modern),
+        demo("a kernel like Alien, sleeping, legacy", "alien-sleep", Transport::Legacy),
+        demo("a kernel like Alien, sleeping, modern", "alien-sleep", Transport::Modern),
+        demo("a kernel like Alien, a long read", "alien-read", Transport::Modern),
         power_cuts(5),
     ]);
     if full {
@@ -110,10 +123,40 @@ fn steps(full: bool) -> Result<Vec<Step>> {
                 queue_size: Some(4),
                 ..Default::default()
             }),
+            guest("guest, transitional PCI", || run::Options {
+                transport: Transport::PciTransitional,
+                ..Default::default()
+            }),
+            guest("guest, PCI with messages", || run::Options { transport: Transport::PciMsix, ..Default::default() }),
+            guest("guest, smallest queue, PCI", || run::Options {
+                transport: Transport::Pci,
+                queue_size: Some(4),
+                ..Default::default()
+            }),
+            demo("guest, four harts and queues, tasks, PCI", "async", Transport::Pci),
+            demo("guest, errors of the disk, PCI", "errors", Transport::Pci),
+            demo("guest, a disk that changes its size, PCI", "resize", Transport::Pci),
+            demo("guest, a disk that changes its size, PCI with messages", "resize", Transport::PciMsix),
+            demo("guest, a dump after a panic, PCI with messages", "crash", Transport::PciMsix),
             demo("guest, four harts and queues, tasks, legacy", "async", Transport::Legacy),
             demo("guest, errors of the disk, legacy", "errors", Transport::Legacy),
             demo("guest, a disk that changes its size, legacy", "resize", Transport::Legacy),
             demo("guest, a dump after a panic, legacy", "crash", Transport::Legacy),
+            demo("a kernel like rCore, easy-fs, modern", "rcore", Transport::Modern),
+            demo("a kernel like rCore, rcore-fs, legacy", "rcore-fs", Transport::Legacy),
+            demo("a kernel like Alien, polling, legacy", "alien", Transport::Legacy),
+            demo("a kernel like Alien, a long read, legacy", "alien-read", Transport::Legacy),
+            guest("a kernel like Alien, sleeping, smallest queue", || run::Options {
+                demo: "alien-sleep".into(),
+                queue_size: Some(4),
+                ..Default::default()
+            }),
+            guest("a kernel like rCore, smallest queue, legacy", || run::Options {
+                demo: "rcore".into(),
+                transport: Transport::Legacy,
+                queue_size: Some(4),
+                ..Default::default()
+            }),
             power_cuts(100),
             bad_guest("guest that panics", "panic", "exit code 1"),
             bad_guest("guest that traps", "trap", "load access fault"),

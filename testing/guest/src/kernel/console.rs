@@ -41,6 +41,12 @@ pub(super) fn set_up() {
     log::set_max_level(LevelFilter::Warn);
 }
 
+/// Gives the firmware one byte at a time from now on: for a kernel whose addresses are not physical ones.
+#[allow(dead_code, reason = "of a kernel without paging")]
+pub(super) fn use_single_bytes() {
+    CONSOLE.lock().debug_console = false;
+}
+
 /// Sets how detailed log lines are: `off`, `error`, `warn`, `info`, `debug` or `trace`.
 pub(super) fn set_level(level: &str) -> anyhow::Result<()> {
     let level = level

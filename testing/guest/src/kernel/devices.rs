@@ -5,69 +5,71 @@ use alloc::{
     string::{String, ToString},
     vec::Vec,
 };
+use core::cell::Cell;
 
 use anyhow::{Context, ensure};
 use virtio_blk::{BlockFeatures, Buffer, CacheMode, EraseLimits, Options, Setup};
-use virtio_transport::{
-    DeviceTree, DeviceType, Interface, MemoryMapped, Mmio, MmioNode, MmioNotifier, Region, Transport,
-};
+use virtio_transport::{AnyNotifier, DeviceType, Interface, MemoryMapped, Transport};
 
 use super::{
-    interrupts::{self, Line, asleep},
+    harts,
+    interrupts::{self, Attached, Wiring, asleep},
     memory::KernelMemory,
+    place::{self, Device, Place},
     time::patiently,
 };
 
-/// A disk behind memory-mapped registers.
-pub(super) type Disk = virtio_blk::Disk<Mmio<MemoryMapped>, KernelMemory>;
+/// A disk.
+pub(super) type Disk = virtio_blk::Disk<Device, KernelMemory>;
 
 /// The same, with requests that own their buffers.
-pub(super) type DiskOwning<B> = virtio_blk::Disk<Mmio<MemoryMapped>, KernelMemory, B>;
+pub(super) type DiskOwning<B> = virtio_blk::Disk<Device, KernelMemory, B>;
 
 /// A queue of such a disk, whose requests own their buffers.
-pub(super) type DiskQueue<B> = virtio_blk::Queue<KernelMemory, MmioNotifier<MemoryMapped>, B>;
+pub(super) type DiskQueue<B> = virtio_blk::Queue<KernelMemory, AnyNotifier<MemoryMapped>, B>;
 
 /// A disk without its queue.
-pub(super) type Handle = virtio_blk::Device<Mmio<MemoryMapped>, KernelMemory>;
+pub(super) type Handle = virtio_blk::Device<Device, KernelMemory>;
 
 /// Where a disk is.
-pub(super) struct Place<'a> {
-    node: MmioNode<'a>,
+pub(super) struct DiskPlace<'a> {
+    place: Place<'a>,
     interface: Interface,
+    /// How its interrupts were connected when the driver was started.
+    wiring: Cell<Option<Wiring>>,
 }
 
-/// Looks into every slot of the device tree for disks.
-pub(super) fn find_disks(device_tree: &[u8]) -> anyhow::Result<Vec<Place<'_>>> {
-    let mut places = Vec::new();
-    for node in DeviceTree::parse(device_tree).context("device tree")?.virtio_mmio() {
-        let node = node.map_err(|error| anyhow::anyhow!("device tree: {error}"))?;
-        match probe(&node)? {
+/// Looks everywhere for disks.
+pub(super) fn find_disks(device_tree: &[u8]) -> anyhow::Result<Vec<DiskPlace<'_>>> {
+    let mut disks = Vec::new();
+    for place in place::all(device_tree)? {
+        match place.look().with_context(|| format!("looking at {}", place.name()))? {
             Some(device) if device.device_type() == DeviceType::BLOCK => {
-                places.push(Place { node, interface: device.interface() });
+                disks.push(DiskPlace { place, interface: device.interface(), wiring: Cell::new(None) });
             }
-            Some(device) => println!("{}: no disk, but {:?}", node.name, device.device_type()),
-            None => log::debug!("{}: an empty slot", node.name),
+            Some(device) => println!("{}: no disk, but {:?}", place.name(), device.device_type()),
+            None => log::debug!("{}: an empty slot", place.name()),
         }
     }
-    Ok(places)
+    Ok(disks)
 }
 
-/// Looks at a slot; `None` if it is empty.
-fn probe(node: &MmioNode<'_>) -> anyhow::Result<Option<Mmio<MemoryMapped>>> {
-    // SAFETY: without paging, the registers are at their physical address. The kernel looks at every slot, drops what
-    // it found, and starts one driver at a time.
-    unsafe { Mmio::open(&node.region) }.with_context(|| format!("looking at {}", node.name))
-}
-
-impl Place<'_> {
-    /// The address of the registers.
-    pub(super) fn address(&self) -> u64 {
-        self.node.region.address
+impl<'a> DiskPlace<'a> {
+    /// The place.
+    pub(super) fn place(&self) -> Place<'a> {
+        self.place
     }
 
-    /// Where the registers are.
-    pub(super) fn region(&self) -> Region {
-        self.node.region
+    /// The address of the registers.
+    pub(super) fn address(&self) -> u64 {
+        self.place.address()
+    }
+
+    /// The device, not brought up, with its interrupts connected to these harts.
+    fn device(&self, harts: &[usize]) -> anyhow::Result<Device> {
+        let mut device = self.place.look()?.context("the slot was empty at the second look")?;
+        self.wiring.set(Some(self.place.wire(&mut device, harts)?));
+        Ok(device)
     }
 
     /// Starts the driver.
@@ -76,17 +78,18 @@ impl Place<'_> {
     }
 
     /// Starts the driver, for a queue whose requests own their buffers.
-    pub(super) fn open_with<B: Buffer>(
-        &self,
-        options: &Options,
-    ) -> anyhow::Result<virtio_blk::Disk<Mmio<MemoryMapped>, KernelMemory, B>> {
-        let device = probe(&self.node)?.context("the slot was empty at the second look")?;
+    pub(super) fn open_with<B: Buffer>(&self, options: &Options) -> anyhow::Result<DiskOwning<B>> {
+        let device = self.device(&[harts::this()])?;
         virtio_blk::Disk::open(device, KernelMemory, options, &mut patiently()).context("starting the driver")
     }
 
-    /// Starts the driver with as many queues as the options say.
-    pub(super) fn open_queues<B: Buffer>(&self, options: &Options) -> anyhow::Result<(Handle, Vec<DiskQueue<B>>)> {
-        let device = probe(&self.node)?.context("the slot was empty at the second look")?;
+    /// Starts the driver with a queue for each of these harts.
+    pub(super) fn open_queues<B: Buffer>(
+        &self,
+        options: &Options,
+        harts: &[usize],
+    ) -> anyhow::Result<(Handle, Vec<DiskQueue<B>>)> {
+        let device = self.device(harts)?;
         let mut setup =
             Setup::negotiate(device, KernelMemory, options, &mut patiently()).context("starting the driver")?;
         let (found, wanted) = (setup.num_queues(), options.queues);
@@ -97,17 +100,16 @@ impl Place<'_> {
     }
 
     /// Lets the device interrupt this hart, for each batch of requests that is done.
-    pub(super) fn use_interrupts<B: Buffer>(&self, disk: &mut DiskOwning<B>) -> anyhow::Result<&'static Line> {
-        let line = self.attach(disk.device())?;
+    pub(super) fn use_interrupts<B: Buffer>(&self, disk: &mut DiskOwning<B>) -> anyhow::Result<Attached> {
+        let attached = self.attach(disk.device())?;
         disk.queue().use_interrupts(1);
-        Ok(line)
+        Ok(attached)
     }
 
-    /// Connects the device's interrupt to this hart.
-    pub(super) fn attach(&self, device: &Handle) -> anyhow::Result<&'static Line> {
-        let number = self.node.interrupt.and_then(|interrupt| interrupt.number());
-        let number = number.context("the device tree names no interrupt for the disk")?;
-        interrupts::attach(number, device.interrupt().context("the device was reset")?)
+    /// Lets the device's interrupts be handled.
+    pub(super) fn attach(&self, device: &Handle) -> anyhow::Result<Attached> {
+        let wiring = self.wiring.get().context("the driver was not started")?;
+        interrupts::attach(wiring, &device.interrupt().context("the device was reset")?)
     }
 
     /// Prints what the disk is.
@@ -116,13 +118,7 @@ impl Place<'_> {
         let info = *disk.info();
 
         println!("disk at {:#x}", self.address());
-        let interface = match self.interface {
-            Interface::Modern => "modern",
-            Interface::Legacy => "legacy",
-        };
-        let interrupt = self.node.interrupt.and_then(|interrupt| interrupt.number());
-        let interrupt = interrupt.map_or_else(|| "no interrupt".into(), |number| format!("interrupt {number}"));
-        line("transport", &format!("{interface} virtio-mmio, {interrupt}"));
+        line("transport", &self.place.describe(self.interface, self.wiring.get()));
         let name = match disk.device_id(&mut patiently()) {
             Ok(name) => format!("\"{name}\""),
             Err(error) => format!("none ({error})"),

@@ -1,32 +1,32 @@
 //! Interrupts: who handles them, and how a hart sleeps until one comes.
 
-use alloc::format;
+use alloc::{format, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, ensure};
 use riscv::register::{sie, sip, sstatus};
 use spin::Once;
 use virtio_spec::InterruptStatus;
-use virtio_transport::{GaveUp, Interrupt, MemoryMapped, MmioInterrupt, Wait};
+use virtio_transport::{AnyInterrupt, GaveUp, Interrupt, MemoryMapped, Wait};
 
-use super::{harts, plic, time::Deadline};
+use super::{harts, imsic, plic, time::Deadline};
 
 /// The causes of supervisor mode, as scause has them.
 const SOFTWARE: usize = 1;
 const TIMER: usize = 5;
 const EXTERNAL: usize = 9;
 
-/// The devices that have a handler, by the number of their interrupt.
-static LINES: [Once<Line>; 64] = [const { Once::new() }; 64];
+/// The devices that have a handler, by the number of their interrupt: at the PLIC, or of a message.
+static LINES: [Once<Line>; 256] = [const { Once::new() }; 256];
 
 /// How many device interrupts were taken.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 /// How often a hart went to sleep.
 static SLEEPS: AtomicU64 = AtomicU64::new(0);
 
-/// The interrupt of a virtio device.
+/// An interrupt of a virtio device.
 pub(super) struct Line {
-    device: MmioInterrupt<MemoryMapped>,
+    device: AnyInterrupt<MemoryMapped>,
     /// How often it was taken for requests, and for a change of the configuration.
     used: AtomicU64,
     configuration: AtomicU64,
@@ -55,7 +55,8 @@ impl Line {
         self.owners.fetch_and(!(1 << hart), Ordering::Relaxed);
     }
 
-    /// The whole of the handler. Over virtio-mmio nothing tells which queue it is for, so every owner of one looks.
+    /// The whole of the handler. A line says nothing of the queue that it is for, so every owner of one looks; a message
+    /// of its own rings only who owns the queue.
     fn handle(&self) {
         let causes = self.device.acknowledge();
         if causes.contains(InterruptStatus::CONFIGURATION_CHANGE) {
@@ -69,21 +70,74 @@ impl Line {
     }
 }
 
-/// Lets this hart have the interrupts of a device. A second time for the same device changes nothing.
-pub(super) fn attach(number: u32, device: MmioInterrupt<MemoryMapped>) -> anyhow::Result<&'static Line> {
-    let line = LINES.get(number as usize).with_context(|| format!("interrupt {number}: expected one below 64"))?;
-    let line = line.call_once(|| Line {
+/// How a device is connected.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wiring {
+    /// By a line, to the PLIC's input of this number.
+    Line(u32),
+    /// By messages, so many, with numbers from the first one on.
+    Messages { first: u32, count: u16 },
+}
+
+/// The interrupts of a device: its line, or its messages in the order of their vectors.
+pub(super) struct Attached(Vec<&'static Line>);
+
+impl Attached {
+    /// The one for changes of the configuration.
+    pub(super) fn configuration(&self) -> Option<&'static Line> {
+        self.0.first().copied()
+    }
+
+    /// The one for a queue: the device chooses by the same rule.
+    pub(super) fn queue(&self, queue: u16) -> Option<&'static Line> {
+        match self.0.as_slice() {
+            [line] => Some(line),
+            [_, queues @ ..] => queues.get(usize::from(queue) % queues.len().max(1)).copied(),
+            [] => None,
+        }
+    }
+
+    /// How often one was taken because requests were done.
+    pub(super) fn used(&self) -> u64 {
+        self.0.iter().map(|line| line.used()).sum()
+    }
+}
+
+/// Lets the interrupts of a device be handled: this hart has its line, each message comes to whom it is addressed. A
+/// second time for the same device changes nothing.
+pub(super) fn attach(wiring: Wiring, device: &AnyInterrupt<MemoryMapped>) -> anyhow::Result<Attached> {
+    match wiring {
+        Wiring::Line(number) => {
+            let line = install(number, device.clone())?;
+            ensure!(
+                plic::enable(number, harts::this()),
+                "the device tree names no interrupt controller of a kind known here"
+            );
+            Ok(Attached([line].into()))
+        }
+        Wiring::Messages { first, count } => {
+            let lines = (0..count).map(|vector| install(first + u32::from(vector), device.clone().for_vector(vector)));
+            Ok(Attached(lines.collect::<anyhow::Result<_>>()?))
+        }
+    }
+}
+
+/// Gives an interrupt its handler.
+fn install(number: u32, device: AnyInterrupt<MemoryMapped>) -> anyhow::Result<&'static Line> {
+    let line = LINES
+        .get(number as usize)
+        .with_context(|| format!("interrupt {number}: expected one below {}", LINES.len()))?;
+    Ok(line.call_once(|| Line {
         device,
         used: AtomicU64::new(0),
         configuration: AtomicU64::new(0),
         owners: AtomicU64::new(0),
-    });
-    ensure!(plic::enable(number, harts::this()), "the device tree names no interrupt controller of a kind known here");
-    Ok(line)
+    }))
 }
 
 /// Switches interrupts on, on this hart.
 pub(super) fn switch_on() {
+    imsic::switch_on();
     // SAFETY: the trap handler is set up, and handles these three.
     unsafe {
         sie::set_ssoft();
@@ -104,11 +158,12 @@ pub(super) fn handle(code: usize) -> bool {
         TIMER => Deadline::disarm(),
         EXTERNAL => {
             let hart = harts::this();
-            while let Some(number) = plic::claim(hart) {
+            while let Some(number) = if imsic::is_present() { imsic::claim() } else { plic::claim(hart) } {
                 if let Some(line) = LINES.get(number as usize).and_then(Once::get) {
                     line.handle();
                 }
                 TAKEN.fetch_add(1, Ordering::Release);
+                // A message is done with when it is taken.
                 plic::complete(hart, number);
             }
         }

@@ -12,12 +12,12 @@ use core::{
 use anyhow::{Context, ensure};
 use riscv::register::instret;
 use testing_guest::{Arguments, Report};
-use virtio_blk::{AsyncQueue, Options, Queue};
-use virtio_transport::{Interrupt, MemoryMapped, MmioNotifier};
+use virtio_blk::{AsyncQueue, Disk, Options, Queue};
+use virtio_transport::{Interrupt, MemoryMapped, Mmio, MmioNotifier};
 
 use super::rival;
 use crate::kernel::{
-    devices::{self, Place},
+    devices::{self, DiskPlace},
     memory::KernelMemory,
     time::patiently,
 };
@@ -34,6 +34,7 @@ const INTERRUPT_REQUESTS: u32 = 1_000_000;
 const INTERRUPT_DEPTH: u16 = 64;
 const INTERRUPT_BATCH: u16 = 32;
 
+type Handle = virtio_blk::Device<Mmio<MemoryMapped>, KernelMemory>;
 type OwnedQueue = Queue<KernelMemory, MmioNotifier<MemoryMapped>, Box<[u8]>>;
 
 /// Counts instructions, less those that counting takes.
@@ -98,10 +99,12 @@ fn show(driver: &str, depth: u16, sums: &Sums) {
     });
 }
 
-/// Opens the disk with a queue of its own for each measurement.
-fn open(place: &Place<'_>) -> anyhow::Result<(devices::Handle, OwnedQueue)> {
+/// Opens the disk with a queue of its own for each measurement, and with the transport of a kernel that has but one.
+fn open(place: &DiskPlace<'_>) -> anyhow::Result<(Handle, OwnedQueue)> {
     let options = Options { queue_size: 256, segments: 1, ..Options::default() };
-    Ok(place.open_with::<Box<[u8]>>(&options)?.split())
+    let device = place.place().mmio()?;
+    let disk: Disk<_, _, Box<[u8]>> = Disk::open(device, KernelMemory, &options, &mut patiently())?;
+    Ok(disk.split())
 }
 
 fn buffers(count: u16) -> Vec<Box<[u8]>> {
@@ -109,7 +112,7 @@ fn buffers(count: u16) -> Vec<Box<[u8]>> {
 }
 
 /// Submits `depth` reads, commits them, and takes them back, again and again.
-fn polled(place: &Place<'_>, counter: &Counter, depth: u16) -> anyhow::Result<Sums> {
+fn polled(place: &DiskPlace<'_>, counter: &Counter, depth: u16) -> anyhow::Result<Sums> {
     let (handle, mut queue) = open(place)?;
     let mut free = buffers(depth);
     let mut sums = Sums::default();
@@ -140,7 +143,7 @@ fn polled(place: &Place<'_>, counter: &Counter, depth: u16) -> anyhow::Result<Su
 }
 
 /// The same with futures, polled by hand: what an executor does besides is its own.
-fn asynchronous(place: &Place<'_>, counter: &Counter, depth: u16) -> anyhow::Result<Sums> {
+fn asynchronous(place: &DiskPlace<'_>, counter: &Counter, depth: u16) -> anyhow::Result<Sums> {
     let (handle, queue) = open(place)?;
     let shared = AsyncQueue::with_batches(RefCell::new(queue));
     let mut context = TaskContext::from_waker(Waker::noop());
@@ -175,7 +178,7 @@ fn asynchronous(place: &Place<'_>, counter: &Counter, depth: u16) -> anyhow::Res
 }
 
 /// Keeps many requests in flight, looks for completions at interrupts only, and counts those.
-fn interrupts(place: &Place<'_>) -> anyhow::Result<()> {
+fn interrupts(place: &DiskPlace<'_>) -> anyhow::Result<()> {
     let (handle, mut queue) = open(place)?;
     let interrupt = handle.interrupt().context("the device runs")?;
     queue.use_interrupts(INTERRUPT_BATCH);
@@ -206,7 +209,7 @@ fn interrupts(place: &Place<'_>) -> anyhow::Result<()> {
 }
 
 /// Resets the device and frees the queue.
-fn stop(mut handle: devices::Handle, mut queue: OwnedQueue) -> anyhow::Result<()> {
+fn stop(mut handle: Handle, mut queue: OwnedQueue) -> anyhow::Result<()> {
     handle.shutdown(&mut [&mut queue], &mut patiently())?;
     Ok(())
 }

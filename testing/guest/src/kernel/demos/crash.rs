@@ -3,7 +3,7 @@
 //! Requests are in flight, and the locks of the disk and of the heap are held for ever: nothing of the time before can
 //! be used. See "After a panic" in `docs/waiting.md`.
 
-use alloc::{boxed::Box, vec};
+use alloc::{boxed::Box, vec, vec::Vec};
 use core::{
     mem,
     ptr::NonNull,
@@ -11,36 +11,35 @@ use core::{
 };
 
 use anyhow::Context;
-use spin::Mutex;
+use spin::{Mutex, Once};
 use testing_guest::{Arguments, PREFIX, Report, dump};
 use virtio_blk::{Error, OpenError, Options};
-use virtio_transport::{MemoryMapped, Mmio, Region, SpinLimit};
+use virtio_transport::SpinLimit;
 use virtqueue::{Memory, MemoryError, PageRequest, Pages, Piece};
 
 use crate::kernel::{
     devices::{self, DiskOwning},
     memory,
+    place::{Device, Place},
 };
 
 /// The disk, as a kernel has it.
 static DISK: Mutex<Option<DiskOwning<Box<[u8]>>>> = Mutex::new(None);
 
-/// What is needed after a panic is known before: where the registers are, and what to write.
-static REGISTERS: AtomicU64 = AtomicU64::new(0);
-static REGISTERS_BYTES: AtomicU64 = AtomicU64::new(0);
+/// What is needed after a panic is known before: where the disk is, and what to write.
+static PLACE: Once<Place<'static>> = Once::new();
 static SEED: AtomicU64 = AtomicU64::new(0);
 
 /// Puts requests in flight and panics, with locks held.
 pub(super) fn run(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<()> {
-    let places = devices::find_disks(device_tree)?;
+    // What is needed after a panic is never freed.
+    let places = devices::find_disks(Vec::leak(device_tree.to_vec()))?;
     let place = places.first().context("the machine has no disk")?;
     let mut disk: DiskOwning<Box<[u8]>> = place.open_with(&Options::default())?;
     place.use_interrupts(&mut disk)?;
     report!(Report::Disk { address: place.address(), capacity_sectors: disk.info().capacity_sectors });
 
-    let region = place.region();
-    REGISTERS.store(region.address, Ordering::Relaxed);
-    REGISTERS_BYTES.store(region.bytes, Ordering::Relaxed);
+    PLACE.call_once(|| place.place());
     SEED.store(arguments.seed, Ordering::Relaxed);
     crate::kernel::panic::before_the_end(last_words);
 
@@ -71,11 +70,10 @@ fn last_words() {
 }
 
 fn write_dump() -> Result<(), DumpError> {
-    let region = Region { address: REGISTERS.load(Ordering::Relaxed), bytes: REGISTERS_BYTES.load(Ordering::Relaxed) };
-    // SAFETY: the registers of a moment ago. After the panic, on the only processor, nobody else drives the device.
-    let transport = unsafe { Mmio::open(&region) }.ok().flatten().ok_or(DumpError::Gone)?;
+    // Once more, with a transport of its own. After the panic, on the only processor, nobody else drives the device.
+    let transport = PLACE.get().and_then(|place| place.look().ok().flatten()).ok_or(DumpError::Gone)?;
     let options = Options { queue_size: 4, segments: 1, waiters: 0, ..Options::default() };
-    let mut disk: virtio_blk::Disk<Mmio<MemoryMapped>, SetAside> =
+    let mut disk: virtio_blk::Disk<Device, SetAside> =
         virtio_blk::Disk::open(transport, SetAside, &options, &mut SpinLimit { looks: 1 << 20 })?;
     let contents = dump::contents(SEED.load(Ordering::Relaxed));
     disk.write(dump::SECTOR, &contents, &mut SpinLimit { looks: 1 << 30 })?;

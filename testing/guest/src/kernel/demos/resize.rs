@@ -15,7 +15,7 @@ pub(super) fn run(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<(
     let places = devices::find_disks(device_tree)?;
     let place = places.first().context("the machine has no disk")?;
     let mut disk = place.open()?;
-    let line = place.use_interrupts(&mut disk)?;
+    let line = place.use_interrupts(&mut disk)?.configuration().context("an interrupt for the configuration")?;
     report!(Report::Disk { address: place.address(), capacity_sectors: disk.info().capacity_sectors });
 
     for _ in 0..arguments.rounds {

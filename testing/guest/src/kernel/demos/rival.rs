@@ -16,7 +16,7 @@ use virtqueue::{Memory, PageRequest, Pages, Purpose};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::bench::{Counter, Sums};
-use crate::kernel::{devices::Place, memory::KernelMemory};
+use crate::kernel::{devices::DiskPlace, memory::KernelMemory};
 
 /// The most requests that it keeps in flight: the size of its queue is fixed.
 pub(super) const MAX_DEPTH: u16 = 16;
@@ -126,7 +126,7 @@ struct Read {
 }
 
 /// Submits `depth` reads and takes them back, again and again.
-pub(super) fn polled(place: &Place<'_>, counter: &Counter, depth: u16, requests: u32) -> anyhow::Result<Sums> {
+pub(super) fn polled(place: &DiskPlace<'_>, counter: &Counter, depth: u16, requests: u32) -> anyhow::Result<Sums> {
     let header = NonNull::new(place.address() as *mut VirtIOHeader).context("registers at address 0")?;
     // SAFETY: the registers are mapped at their physical address, and this kernel's driver was shut down.
     let inner = unsafe { MmioTransport::new(header, 0x1000) }.map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -41,8 +41,9 @@ pub(super) fn run(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<(
     ensure!(harts.len() >= HARTS.into(), "{} harts in the machine, expected {HARTS} (QEMU: -smp {HARTS})", harts.len());
 
     let options = Options { queues: HARTS, queue_size: TASKS, waiters: 2 * TASKS, segments: 1, ..Options::default() };
-    let (device, queues) = place.open_queues(&options)?;
-    let line = place.attach(&device)?;
+    let harts = harts.get(..HARTS.into()).context("that many were counted")?;
+    let (device, queues) = place.open_queues(&options, harts)?;
+    let interrupts = place.attach(&device)?;
     let capacity_sectors = device.info().capacity_sectors;
     let blocks = u64::from(HARTS) * u64::from(TASKS) * BLOCKS;
     ensure!(
@@ -56,7 +57,8 @@ pub(super) fn run(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<(
     let watch = Stopwatch::start();
     let outcomes: &'static [Outcome] = Vec::leak((0..HARTS).map(|_| Once::new()).collect());
     let mut mine = None;
-    for (((number, queue), &hart), outcome) in (0..).zip(queues).zip(&harts).zip(outcomes) {
+    for (((number, queue), &hart), outcome) in (0..).zip(queues).zip(harts).zip(outcomes) {
+        let line = interrupts.queue(number).context("an interrupt for the queue")?;
         let job = Job { number, queue, line, seed: arguments.seed, rounds: arguments.rounds, boss: harts::this() };
         if hart == harts::this() {
             mine = Some((job, outcome));
@@ -79,7 +81,11 @@ pub(super) fn run(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<(
         report!(counts.report(queue));
         total.add(counts);
     }
-    let interrupts = line.used();
+    for queue in 0..HARTS {
+        let used = interrupts.queue(queue).map_or(0, |line| line.used());
+        ensure!(used > 0, "queue {queue} has finished without a single interrupt");
+    }
+    let interrupts = interrupts.used();
     println!("in all: {total}");
     println!(
         "{interrupts} interrupts ({}) and {} signals between harts ({}), in {} ms",

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use testing_guest::{Arguments, Report, hex, pattern};
 
 use crate::kernel::{
-    devices::{self, Disk},
+    devices::{self, Disk, DiskPlace},
     fat::{Entry, Volume},
     interrupts::{self, asleep},
     time::{Stopwatch, patiently},
@@ -33,7 +33,10 @@ const WRITTEN_BYTES: [usize; 2] = [10_007, 300_003];
 /// Visits every disk of the machine.
 pub(super) fn run(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<()> {
     let places = devices::find_disks(device_tree)?;
-    ensure!(!places.is_empty(), "no disk: none of the device tree's virtio,mmio slots holds a block device");
+    ensure!(
+        !places.is_empty(),
+        "no disk: neither the device tree's virtio,mmio slots nor its PCI buses have a block device"
+    );
     for place in &places {
         let address = place.address();
         visit(arguments, place).with_context(|| format!("disk at {address:#x}"))?;
@@ -43,7 +46,7 @@ pub(super) fn run(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<(
     Ok(())
 }
 
-fn visit(arguments: &Arguments, place: &devices::Place) -> anyhow::Result<()> {
+fn visit(arguments: &Arguments, place: &DiskPlace<'_>) -> anyhow::Result<()> {
     let mut disk = place.open()?;
     place.describe(&mut disk)?;
     place.use_interrupts(&mut disk)?;
