@@ -2,14 +2,14 @@
 
 mod common;
 
-use common::{Counted, Placed, TestDisk, defaults, open_with, pattern};
+use common::{Counted, Placed, defaults, pattern, transport};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 #[cfg(not(miri))]
 use testing_device::BounceMemory;
-use testing_device::{BlockDevice, Builder, Interface, IommuMemory, Order, ScatterMemory, TestMemory};
-use virtio_blk::{BlockFeatures, Features, Options};
-use virtio_transport::Spin;
+use testing_device::{BlockDevice, Builder, DeviceRegisters, Interface, IommuMemory, Order, ScatterMemory, TestMemory};
+use virtio_blk::{BlockFeatures, Disk, Either, Features, Options, Packed, RingFormat, Split};
+use virtio_transport::{Mmio, Spin};
 
 const SECTORS: u64 = if cfg!(miri) { 32 } else { 256 };
 
@@ -49,19 +49,26 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn shape() -> impl Strategy<Value = (Builder, Options)> {
+/// A device with or without packed rings, and the options for it.
+fn shape<R: RingFormat>() -> impl Strategy<Value = (Builder, Options)> {
     let limits =
         (prop_oneof![Just(0), Just(512_u32), 512..5000_u32], 4..20_u32, prop_oneof![Just(512_u32), Just(1024)]);
     let exponents = if cfg!(miri) { 3..4_u32 } else { 3..7 };
     let order = prop_oneof![Just(Order::Fifo), Just(Order::Lifo), any::<u64>().prop_map(Order::Shuffled)];
-    (any::<[bool; 3]>(), limits, exponents, order).prop_map(
-        |([legacy, indirect, event_idx], (size_max, seg_max, blk_size), exponent, order)| {
+    (any::<[bool; 4]>(), limits, exponents, order, 0..4_u16).prop_map(
+        |([legacy, indirect, event_idx, packed], (size_max, seg_max, blk_size), exponent, order, further)| {
+            let legacy = legacy && R::SPLIT;
+            let packed = R::PACKED && (packed || !R::SPLIT);
+            let mut offered = BlockFeatures::SIZE_MAX.bits();
+            if packed && !legacy {
+                offered |= Features::RING_PACKED.bits();
+            }
             let mut without = Features::empty();
             without.set(Features::INDIRECT_DESC, !indirect);
             without.set(Features::EVENT_IDX, !event_idx);
             let builder = BlockDevice::builder()
                 .interface(if legacy { Interface::Legacy } else { Interface::Modern })
-                .offer(BlockFeatures::SIZE_MAX.bits())
+                .offer(offered)
                 .withhold(without.bits())
                 .capacity(SECTORS)
                 .config(|config| {
@@ -73,6 +80,8 @@ fn shape() -> impl Strategy<Value = (Builder, Options)> {
                 });
             // Direct chains take as many entries as descriptors.
             let queue_size = if indirect { 1 << exponent } else { 8 << exponent };
+            // A packed ring has any number of them.
+            let queue_size = if packed { queue_size + further } else { queue_size };
             (builder, Options { queue_size, segments: 18, ..defaults() })
         },
     )
@@ -100,7 +109,8 @@ struct Model {
     stable: Vec<u8>,
 }
 
-fn run<M: TestMemory>(
+fn run<M: TestMemory, R: RingFormat>(
+    ring: R,
     memory: &M,
     (builder, options): (Builder, Options),
     steps: Vec<Step>,
@@ -114,7 +124,8 @@ fn run<M: TestMemory>(
             seed => Order::Shuffled(seed.into()),
         };
     });
-    let mut disk: TestDisk<M, Counted> = open_with(&device, memory, &options);
+    let mut disk: Disk<Mmio<DeviceRegisters>, M, Counted, R> =
+        Disk::open_with(ring, transport(&device), memory.clone(), &options, &mut Spin).unwrap();
     let alive = std::sync::Arc::default();
     let bytes = SECTORS as usize * 512;
     let mut model = Model { now: vec![0; bytes], stable: vec![0; bytes] };
@@ -261,27 +272,42 @@ fn fits(result: Result<(), virtio_blk::Error>) -> Result<bool, TestCaseError> {
     }
 }
 
-fn histories<M: TestMemory>(new: impl Fn() -> M) {
+fn histories<M: TestMemory, R: RingFormat + Copy>(ring: R, new: impl Fn() -> M) {
     let (cases, steps) = if cfg!(miri) { (1, 8) } else { (200, 80) };
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     runner
-        .run(&(shape(), prop::collection::vec(step(), 1..steps)), |(shape, steps)| run(&new(), shape, steps))
+        .run(&(shape::<R>(), prop::collection::vec(step(), 1..steps)), |(shape, steps)| run(ring, &new(), shape, steps))
         .unwrap();
 }
 
 #[test]
 fn any_history_on_scattered_memory_is_that_of_the_model() {
-    histories(ScatterMemory::new);
+    histories(Split, ScatterMemory::new);
 }
 
 #[test]
 fn any_history_behind_an_iommu_is_that_of_the_model() {
-    histories(IommuMemory::new);
+    histories(Split, IommuMemory::new);
 }
 
 #[test]
 #[cfg(not(miri))]
 fn any_history_through_bounce_buffers_is_that_of_the_model() {
-    histories(BounceMemory::new);
+    histories(Split, BounceMemory::new);
+}
+
+#[test]
+fn any_history_of_a_packed_ring_is_that_of_the_model() {
+    histories(Packed, ScatterMemory::new);
+}
+
+#[test]
+fn any_history_of_a_packed_ring_behind_an_iommu_is_that_of_the_model() {
+    histories(Packed, IommuMemory::new);
+}
+
+#[test]
+fn any_history_of_either_ring_is_that_of_the_model() {
+    histories(Either, ScatterMemory::new);
 }

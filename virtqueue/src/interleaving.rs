@@ -9,34 +9,32 @@
 //! loom reports a deadlock. What one side writes for the other is [handed over](crate::modelled): where the other could
 //! access it too early, loom reports that the accesses are concurrent.
 //!
-//! All models are explored to the end, but for the largest ([`FOUR`]). Two things are not: the 16-bit indices pass the
-//! end of the ring here, but not their own; and loom takes a full fence to order a little more than the language
-//! promises.
+//! All models of the split ring are explored to the end, but for the largest ([`FOUR`]); those of the packed ring as far
+//! as these. Two things are not explored: the 16-bit indices pass the end of the ring here, but not their own; and loom
+//! takes a full fence to order a little more than the language promises.
 //!
 //! The last tests leave out one kind of the driver's barriers, and expect loom to find what comes of it.
 
 extern crate std;
 
-use core::ptr::{NonNull, with_exposed_provenance_mut};
+mod device;
+mod host;
+mod packed_device;
+mod split_device;
+
 use core::sync::atomic::{
     AtomicUsize,
     Ordering::{self, Acquire, Relaxed, Release, SeqCst},
 };
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::Arc;
 use std::vec::Vec;
 
-use loom::sync::atomic::fence;
-use loom::sync::{Condvar, Mutex};
+use device::{Device, FIRST_HEADER, Form};
+use host::{HostMemory, Line};
 use loom::thread;
-use virtio_spec::split_ring::{
-    AVAILABLE_FLAGS_OFFSET, AVAILABLE_IDX_OFFSET, AVAILABLE_RING_OFFSET, AvailableFlags, DescriptorFlags,
-    USED_FLAGS_OFFSET, USED_IDX_OFFSET, USED_RING_OFFSET, UsedFlags, avail_event_offset, used_event_offset,
-};
 
 use crate::modelled::omit;
-use crate::shared::{AtomicU16, HandedU8, HandedU16, HandedU32, HandedU64, Shared, SharedObject};
-use crate::{Access, Areas, Attachment, Memory, MemoryError, PageRequest, Pages, Piece, Queue, Settings};
+use crate::{Access, Attachment, Queue, Settings};
 
 /// The entries of the ring.
 const SIZE: u16 = 4;
@@ -45,38 +43,8 @@ const SIZE: u16 = 4;
 /// the second uses the first entries again.
 const SERVED: u64 = SIZE as u64 - 1;
 
-/// What the header of the first request says; of the second, one more.
-const FIRST_HEADER: u64 = 0x1234_5678_9abc_def0;
-
 /// What the driver writes where it expects a status, so that a status that was not written shows.
 const NO_STATUS: u8 = 0xff;
-
-/// The host's memory, at the same addresses for the device.
-#[derive(Clone)]
-struct HostMemory;
-
-// SAFETY: the allocator's memory is zeroed, valid and aligned, and the device sees it at its addresses.
-unsafe impl Memory for HostMemory {
-    fn allocate(&self, request: &PageRequest) -> Result<Pages, MemoryError> {
-        // SAFETY: a queue never asks for nothing.
-        let start = unsafe { alloc_zeroed(layout(request)) };
-        let start = NonNull::new(start).ok_or(MemoryError::OutOfMemory)?;
-        Ok(Pages { start, device_address: start.as_ptr().expose_provenance() as u64 })
-    }
-
-    unsafe fn free(&self, pages: Pages, request: &PageRequest) {
-        // SAFETY: it came from `allocate` for the same request.
-        unsafe { dealloc(pages.start.as_ptr(), layout(request)) }
-    }
-
-    fn translate(&self, start: NonNull<u8>, bytes: usize) -> Result<Piece, MemoryError> {
-        Ok(Piece { device_address: start.as_ptr().expose_provenance() as u64, bytes })
-    }
-}
-
-fn layout(request: &PageRequest) -> Layout {
-    Layout::from_size_align(request.bytes, request.align).unwrap()
-}
 
 /// A request in flight: its number.
 struct Request(u64);
@@ -86,198 +54,17 @@ impl Attachment for Request {
     const SLOT_BYTES: usize = 17;
 }
 
-/// The notification register, or the interrupt line: one side raises it, the other sleeps until it is raised.
-struct Line {
-    raised: Mutex<bool>,
-    raising: Condvar,
-}
-
-impl Line {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { raised: Mutex::new(false), raising: Condvar::new() })
-    }
-
-    fn raise(&self) {
-        *self.raised.lock().unwrap() = true;
-        self.raising.notify_one();
-    }
-
-    fn sleep(&self) {
-        let mut raised = self.raised.lock().unwrap();
-        while !*raised {
-            raised = self.raising.wait(raised).unwrap();
-        }
-        *raised = false;
-    }
-}
-
-/// The word at an address that the device knows.
-fn word<A: SharedObject>(address: u64) -> Shared<A> {
-    let start = NonNull::new(with_exposed_provenance_mut(address as usize)).unwrap();
-    // SAFETY: the tests' device only knows words of the queue, which outlives it.
-    unsafe { Shared::one(start, 0) }
-}
-
-/// A request as the device sees it.
-struct Seen {
-    id: u16,
-    header: u64,
-    status: u64,
-}
-
-/// The device's end of the ring.
-struct Device {
-    areas: Areas,
-    event_idx: bool,
-    avail_flags: Shared<AtomicU16>,
-    avail_idx: Shared<AtomicU16>,
-    used_event: Shared<AtomicU16>,
-    used_flags: Shared<AtomicU16>,
-    used_idx: Shared<AtomicU16>,
-    avail_event: Shared<AtomicU16>,
-    /// The available index up to which it has taken chains.
-    taken: u16,
-    /// The used index up to which it has written elements.
-    used: u16,
-    /// The used index that the driver knows.
-    published: u16,
-}
-
-impl Device {
-    fn new(areas: Areas, event_idx: bool) -> Self {
-        let Areas { driver_area, device_area, .. } = areas;
-        let device = Self {
-            areas,
-            event_idx,
-            avail_flags: word(driver_area + AVAILABLE_FLAGS_OFFSET as u64),
-            avail_idx: word(driver_area + AVAILABLE_IDX_OFFSET as u64),
-            used_event: word(driver_area + used_event_offset(SIZE) as u64),
-            used_flags: word(device_area + USED_FLAGS_OFFSET as u64),
-            used_idx: word(device_area + USED_IDX_OFFSET as u64),
-            avail_event: word(device_area + avail_event_offset(SIZE) as u64),
-            taken: 0,
-            used: 0,
-            published: 0,
-        };
-        for field in [
-            &device.avail_flags,
-            &device.avail_idx,
-            &device.used_event,
-            &device.used_flags,
-            &device.used_idx,
-            &device.avail_event,
-        ] {
-            // So that loom knows it before there are threads.
-            field.at(0).load(Relaxed);
-        }
-        device.disable_notifications();
-        device
-    }
-
-    /// Takes the next chain: a header that it reads and a status that it writes, whether indirect or not.
-    fn take(&mut self) -> Option<Seen> {
-        if self.avail_idx.at(0).load(Relaxed) == self.taken {
-            return None;
-        }
-        fence(Acquire);
-        let entry = self.areas.driver_area + AVAILABLE_RING_OFFSET as u64 + 2 * u64::from(self.taken % SIZE);
-        let id = word::<HandedU16>(entry).at(0).load(Relaxed);
-        self.taken = self.taken.wrapping_add(1);
-
-        let mut table = self.areas.descriptor_area;
-        let (mut address, mut bytes, mut flags, mut next) = descriptor(table, id);
-        if flags == DescriptorFlags::INDIRECT {
-            assert_eq!(bytes, 32, "an indirect table of two descriptors");
-            table = address;
-            (address, bytes, flags, next) = descriptor(table, 0);
-        }
-        assert_eq!((bytes, flags), (16, DescriptorFlags::NEXT), "a header");
-        let header = word::<HandedU64>(address).at(0).load(Relaxed);
-        assert_eq!(
-            header,
-            FIRST_HEADER + u64::from(self.taken - 1),
-            "chains come in the order in which they were sent"
-        );
-        let (status, bytes, flags, _) = descriptor(table, next);
-        assert_eq!((bytes, flags), (1, DescriptorFlags::WRITE), "a status");
-        Some(Seen { id, header, status })
-    }
-
-    /// Does what a chain asks for, and writes it into the used ring, where the driver does not look yet.
-    fn serve(&mut self, chain: &Seen) {
-        word::<HandedU8>(chain.status).at(0).store(chain.header as u8, Relaxed);
-        let element = self.areas.device_area + USED_RING_OFFSET as u64 + 8 * u64::from(self.used % SIZE);
-        word::<HandedU32>(element).at(0).store(chain.id.into(), Relaxed);
-        word::<HandedU32>(element + 4).at(0).store(1, Relaxed);
-        self.used = self.used.wrapping_add(1);
-    }
-
-    /// Lets the driver see what was served. Returns whether it wants an interrupt.
-    fn publish(&mut self) -> bool {
-        fence(Release);
-        self.used_idx.at(0).store(self.used, Relaxed);
-        fence(SeqCst);
-        let old = core::mem::replace(&mut self.published, self.used);
-        if self.event_idx {
-            let event = self.used_event.at(0).load(Relaxed);
-            self.used.wrapping_sub(event).wrapping_sub(1) < self.used.wrapping_sub(old)
-        } else {
-            self.avail_flags.at(0).load(Relaxed) & AvailableFlags::NO_INTERRUPT.bits() == 0
-        }
-    }
-
-    fn disable_notifications(&self) {
-        if self.event_idx {
-            self.avail_event.at(0).store(self.taken.wrapping_sub(1), Relaxed);
-        } else {
-            self.used_flags.at(0).store(UsedFlags::NO_NOTIFY.bits(), Relaxed);
-        }
-    }
-
-    /// Asks for a notification of the next chain. `false` if it is there already.
-    fn enable_notifications(&self) -> bool {
-        if self.event_idx {
-            self.avail_event.at(0).store(self.taken, Relaxed);
-        } else {
-            self.used_flags.at(0).store(0, Relaxed);
-        }
-        fence(SeqCst);
-        self.avail_idx.at(0).load(Relaxed) == self.taken
-    }
-
-    /// The next chain, however long it takes.
-    fn wait(&mut self, notification: &Line) -> Seen {
-        loop {
-            if let Some(chain) = self.take() {
-                return chain;
-            }
-            if self.enable_notifications() {
-                notification.sleep();
-            }
-            self.disable_notifications();
-        }
-    }
-}
-
-/// Address, length, flags and next of a descriptor.
-fn descriptor(table: u64, index: u16) -> (u64, u32, DescriptorFlags, u16) {
-    let start = table + 16 * u64::from(index);
-    let address = u64::from_le(word::<HandedU64>(start).at(0).load(Relaxed));
-    let rest = u64::from_le(word::<HandedU64>(start + 8).at(0).load(Relaxed));
-    (address, rest as u32, DescriptorFlags::from_bits_retain((rest >> 32) as u16), (rest >> 48) as u16)
-}
-
 /// The driver's end of the ring.
-struct Driver {
-    queue: Queue<HostMemory, Request>,
+struct Driver<F: Form> {
+    queue: Queue<HostMemory, Request, F>,
     submitted: u64,
     returned: u64,
 }
 
-impl Driver {
+impl<F: Form> Driver<F> {
     fn new(mode: Mode) -> Self {
         let Mode { indirect, event_idx } = mode;
-        let settings = Settings { chain_max: 2, indirect, event_idx, ..Settings::new(SIZE) };
+        let settings = Settings { packed: F::PACKED, chain_max: 2, indirect, event_idx, ..Settings::new(SIZE) };
         Self { queue: Queue::new(HostMemory, settings).unwrap(), submitted: 0, returned: 0 }
     }
 
@@ -346,9 +133,9 @@ const FLAGS: Mode = Mode { indirect: true, event_idx: false };
 const DIRECT: Mode = Mode { indirect: false, event_idx: true };
 
 /// A driver and a device that have served some requests already, and sleep.
-fn pair(mode: Mode) -> (Driver, Device) {
-    let mut driver = Driver::new(mode);
-    let mut device = Device::new(driver.queue.areas(), mode.event_idx);
+fn pair<F: Form>(mode: Mode) -> (Driver<F>, F::Device) {
+    let mut driver = Driver::<F>::new(mode);
+    let mut device = F::Device::new(driver.queue.areas(), mode.event_idx);
     for _ in 0..SERVED {
         driver.send(1);
         device.take().iter().for_each(|chain| device.serve(chain));
@@ -374,6 +161,11 @@ const ALL: Explore = Explore { preemptions: None, omitted: None };
 /// Where there are too many.
 const FOUR: Explore = Explore { preemptions: Some(4), omitted: None };
 
+/// All, or, of a packed ring, which has more words that both sides access at any moment, as many as can be waited for.
+fn all<F: Form>() -> Explore {
+    if F::PACKED { FOUR } else { ALL }
+}
+
 const WITHOUT_RING_BEFORE_INDEX: Explore = Explore { omitted: Some(Release), ..ALL };
 const WITHOUT_INDEX_BEFORE_RING: Explore = Explore { omitted: Some(Acquire), ..ALL };
 const WITHOUT_STORE_BEFORE_LOOK: Explore = Explore { omitted: Some(SeqCst), ..ALL };
@@ -394,9 +186,9 @@ impl Explore {
 }
 
 /// The driver sends batches of requests, one after the other, while the device takes them and sleeps in between.
-fn notifications(mode: Mode, batches: &'static [u64], explore: Explore) {
+fn notifications<F: Form>(mode: Mode, batches: &'static [u64], explore: Explore) {
     explore.run(move || {
-        let (mut driver, mut device) = pair(mode);
+        let (mut driver, mut device) = pair::<F>(mode);
         let notification = Line::new();
         let line = Arc::clone(&notification);
         let thread = thread::spawn(move || {
@@ -418,9 +210,9 @@ fn notifications(mode: Mode, batches: &'static [u64], explore: Explore) {
 
 /// The device returns requests that it has, batch after batch, while the driver takes them and sleeps in between, until
 /// there are `chains` more.
-fn interrupts(mode: Mode, batches: &'static [u64], chains: u16, explore: Explore) {
+fn interrupts<F: Form>(mode: Mode, batches: &'static [u64], chains: u16, explore: Explore) {
     explore.run(move || {
-        let (mut driver, mut device) = pair(mode);
+        let (mut driver, mut device) = pair::<F>(mode);
         let interrupt = Line::new();
         driver.send(batches.iter().sum());
         let seen: Vec<_> = core::iter::from_fn(|| device.take()).collect();
@@ -444,9 +236,9 @@ fn interrupts(mode: Mode, batches: &'static [u64], chains: u16, explore: Explore
 
 /// Both at once: the driver sends batches and waits for each, the device serves one request after the other, and both
 /// sleep in between.
-fn both(mode: Mode, batches: &'static [u64], explore: Explore) {
+fn both<F: Form>(mode: Mode, batches: &'static [u64], explore: Explore) {
     explore.run(move || {
-        let (mut driver, mut device) = pair(mode);
+        let (mut driver, mut device) = pair::<F>(mode);
         let (notification, interrupt) = (Line::new(), Line::new());
         let (notified, interrupting) = (Arc::clone(&notification), Arc::clone(&interrupt));
         let thread = thread::spawn(move || {
@@ -469,121 +261,146 @@ fn both(mode: Mode, batches: &'static [u64], explore: Explore) {
     });
 }
 
-#[test]
-fn a_notification_by_index_is_not_lost() {
+/// Makes a test of each function for each form of the ring.
+macro_rules! in_both_forms {
+    ($($tests:tt)*) => {
+        tests_in!(split, crate::Split, $($tests)*);
+        tests_in!(packed, crate::Packed, $($tests)*);
+    };
+}
+
+macro_rules! tests_in {
+    ($module:ident, $Form:ty, $($(#[$attribute:meta])* $test:ident),* $(,)?) => {
+        mod $module {
+            $(
+                #[test]
+                $(#[$attribute])*
+                fn $test() {
+                    super::$test::<$Form>();
+                }
+            )*
+        }
+    };
+}
+
+in_both_forms! {
+    a_notification_by_index_is_not_lost,
+    a_notification_by_flags_is_not_lost,
+    an_interrupt_by_index_is_not_lost,
+    an_interrupt_by_flags_is_not_lost,
+    an_interrupt_for_two_by_index_is_not_lost,
+    an_interrupt_for_two_by_flags_is_not_lost,
+    both_sides_sleep_and_wake,
+    both_sides_sleep_and_wake_with_two_in_flight,
+    both_sides_sleep_and_wake_again_by_index,
+    both_sides_sleep_and_wake_again_by_flags,
+    both_sides_sleep_and_wake_again_without_a_table,
+    #[should_panic(expected = "Concurrent read and write")]
+    without_a_barrier_before_the_index_the_device_reads_too_early,
+    #[should_panic(expected = "Concurrent read and write")]
+    without_a_barrier_before_the_index_the_device_reads_the_rings_table_too_early,
+    #[should_panic(expected = "Concurrent read and write")]
+    without_a_barrier_after_the_index_the_driver_reads_too_early,
+    #[should_panic(expected = "deadlock")]
+    without_a_full_barrier_a_notification_by_index_is_lost,
+    #[should_panic(expected = "deadlock")]
+    without_a_full_barrier_a_notification_by_flags_is_lost,
+    #[should_panic(expected = "deadlock")]
+    without_a_full_barrier_an_interrupt_by_index_is_lost,
+    #[should_panic(expected = "deadlock")]
+    without_a_full_barrier_an_interrupt_by_flags_is_lost,
+    #[should_panic(expected = "deadlock")]
+    without_a_full_barrier_an_interrupt_for_two_is_lost,
+}
+
+fn a_notification_by_index_is_not_lost<F: Form>() {
     for batches in [&[1], &[2], &[1, 1], &[2, 1]] as [&[u64]; 4] {
-        notifications(EVENT_IDX, batches, ALL);
+        notifications::<F>(EVENT_IDX, batches, all::<F>());
     }
 }
 
-#[test]
-fn a_notification_by_flags_is_not_lost() {
+fn a_notification_by_flags_is_not_lost<F: Form>() {
     for batches in [&[1], &[2], &[1, 1], &[2, 1]] as [&[u64]; 4] {
-        notifications(FLAGS, batches, ALL);
+        notifications::<F>(FLAGS, batches, all::<F>());
     }
 }
 
-#[test]
-fn an_interrupt_by_index_is_not_lost() {
+fn an_interrupt_by_index_is_not_lost<F: Form>() {
     for batches in [&[1], &[2], &[1, 1], &[1, 2]] as [&[u64]; 4] {
-        interrupts(EVENT_IDX, batches, 1, ALL);
+        interrupts::<F>(EVENT_IDX, batches, 1, all::<F>());
     }
 }
 
-#[test]
-fn an_interrupt_by_flags_is_not_lost() {
+fn an_interrupt_by_flags_is_not_lost<F: Form>() {
     for batches in [&[1], &[2], &[1, 1], &[1, 2]] as [&[u64]; 4] {
-        interrupts(FLAGS, batches, 1, ALL);
+        interrupts::<F>(FLAGS, batches, 1, all::<F>());
     }
 }
 
-#[test]
-fn an_interrupt_for_two_by_index_is_not_lost() {
+fn an_interrupt_for_two_by_index_is_not_lost<F: Form>() {
     for batches in [&[2], &[1, 1], &[2, 1], &[1, 2], &[1, 1, 1]] as [&[u64]; 5] {
-        interrupts(EVENT_IDX, batches, 2, ALL);
+        interrupts::<F>(EVENT_IDX, batches, 2, all::<F>());
     }
 }
 
-#[test]
-fn an_interrupt_for_two_by_flags_is_not_lost() {
+fn an_interrupt_for_two_by_flags_is_not_lost<F: Form>() {
     for batches in [&[2], &[1, 1], &[2, 1]] as [&[u64]; 3] {
-        interrupts(FLAGS, batches, 2, ALL);
+        interrupts::<F>(FLAGS, batches, 2, all::<F>());
     }
 }
 
-#[test]
-fn both_sides_sleep_and_wake() {
+fn both_sides_sleep_and_wake<F: Form>() {
     for mode in [EVENT_IDX, FLAGS, DIRECT] {
-        both(mode, &[1], ALL);
+        both::<F>(mode, &[1], all::<F>());
     }
 }
 
-#[test]
-fn both_sides_sleep_and_wake_with_two_in_flight() {
-    both(EVENT_IDX, &[2], ALL);
-    both(DIRECT, &[2], ALL);
-    both(FLAGS, &[2], FOUR);
+fn both_sides_sleep_and_wake_with_two_in_flight<F: Form>() {
+    both::<F>(EVENT_IDX, &[2], all::<F>());
+    both::<F>(DIRECT, &[2], all::<F>());
+    both::<F>(FLAGS, &[2], FOUR);
 }
 
-#[test]
-fn both_sides_sleep_and_wake_again_by_index() {
-    both(EVENT_IDX, &[1, 1], FOUR);
+fn both_sides_sleep_and_wake_again_by_index<F: Form>() {
+    both::<F>(EVENT_IDX, &[1, 1], FOUR);
 }
 
-#[test]
-fn both_sides_sleep_and_wake_again_by_flags() {
-    both(FLAGS, &[1, 1], FOUR);
+fn both_sides_sleep_and_wake_again_by_flags<F: Form>() {
+    both::<F>(FLAGS, &[1, 1], FOUR);
 }
 
-#[test]
-fn both_sides_sleep_and_wake_again_without_a_table() {
-    both(DIRECT, &[1, 1], FOUR);
+fn both_sides_sleep_and_wake_again_without_a_table<F: Form>() {
+    both::<F>(DIRECT, &[1, 1], FOUR);
 }
 
-#[test]
-#[should_panic(expected = "Concurrent read and write")]
-fn without_a_barrier_before_the_index_the_device_reads_too_early() {
-    notifications(EVENT_IDX, &[1], WITHOUT_RING_BEFORE_INDEX);
+fn without_a_barrier_before_the_index_the_device_reads_too_early<F: Form>() {
+    notifications::<F>(EVENT_IDX, &[1], WITHOUT_RING_BEFORE_INDEX);
 }
 
-#[test]
-#[should_panic(expected = "Concurrent read and write")]
-fn without_a_barrier_before_the_index_the_device_reads_the_rings_table_too_early() {
-    notifications(DIRECT, &[1], WITHOUT_RING_BEFORE_INDEX);
+fn without_a_barrier_before_the_index_the_device_reads_the_rings_table_too_early<F: Form>() {
+    notifications::<F>(DIRECT, &[1], WITHOUT_RING_BEFORE_INDEX);
 }
 
-#[test]
-#[should_panic(expected = "Concurrent read and write")]
-fn without_a_barrier_after_the_index_the_driver_reads_too_early() {
-    interrupts(EVENT_IDX, &[1], 1, WITHOUT_INDEX_BEFORE_RING);
+fn without_a_barrier_after_the_index_the_driver_reads_too_early<F: Form>() {
+    interrupts::<F>(EVENT_IDX, &[1], 1, WITHOUT_INDEX_BEFORE_RING);
 }
 
-#[test]
-#[should_panic(expected = "deadlock")]
-fn without_a_full_barrier_a_notification_by_index_is_lost() {
-    notifications(EVENT_IDX, &[1], WITHOUT_STORE_BEFORE_LOOK);
+fn without_a_full_barrier_a_notification_by_index_is_lost<F: Form>() {
+    notifications::<F>(EVENT_IDX, &[1], WITHOUT_STORE_BEFORE_LOOK);
 }
 
-#[test]
-#[should_panic(expected = "deadlock")]
-fn without_a_full_barrier_a_notification_by_flags_is_lost() {
-    notifications(FLAGS, &[1], WITHOUT_STORE_BEFORE_LOOK);
+fn without_a_full_barrier_a_notification_by_flags_is_lost<F: Form>() {
+    notifications::<F>(FLAGS, &[1], WITHOUT_STORE_BEFORE_LOOK);
 }
 
-#[test]
-#[should_panic(expected = "deadlock")]
-fn without_a_full_barrier_an_interrupt_by_index_is_lost() {
-    interrupts(EVENT_IDX, &[1], 1, WITHOUT_STORE_BEFORE_LOOK);
+fn without_a_full_barrier_an_interrupt_by_index_is_lost<F: Form>() {
+    interrupts::<F>(EVENT_IDX, &[1], 1, WITHOUT_STORE_BEFORE_LOOK);
 }
 
-#[test]
-#[should_panic(expected = "deadlock")]
-fn without_a_full_barrier_an_interrupt_by_flags_is_lost() {
-    interrupts(FLAGS, &[1], 1, WITHOUT_STORE_BEFORE_LOOK);
+fn without_a_full_barrier_an_interrupt_by_flags_is_lost<F: Form>() {
+    interrupts::<F>(FLAGS, &[1], 1, WITHOUT_STORE_BEFORE_LOOK);
 }
 
-#[test]
-#[should_panic(expected = "deadlock")]
-fn without_a_full_barrier_an_interrupt_for_two_is_lost() {
-    interrupts(EVENT_IDX, &[1, 1], 2, WITHOUT_STORE_BEFORE_LOOK);
+fn without_a_full_barrier_an_interrupt_for_two_is_lost<F: Form>() {
+    interrupts::<F>(EVENT_IDX, &[1, 1], 2, WITHOUT_STORE_BEFORE_LOOK);
 }

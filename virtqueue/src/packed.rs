@@ -139,6 +139,13 @@ impl<M: Memory> PackedRing<M> {
         self.added = self.added.wrapping_add(1);
     }
 
+    /// How many positions the device has: of chains that were committed, and not taken back.
+    #[inline(always)]
+    fn held_by_device(&self) -> u16 {
+        // A device that gives back what was not committed leaves less than nothing.
+        self.size.wrapping_sub(self.free).saturating_sub(self.uncommitted)
+    }
+
     /// Writes what the driver wants to be interrupted for.
     fn write_event(&self, event: Position, flags: EventFlags) {
         let driver_event = self.driver_event.at(0);
@@ -298,12 +305,20 @@ impl<M: Memory> Ring<M> for PackedRing<M> {
             return Ok(false);
         }
         barrier::index_before_ring();
-        self.seen = Some(u16::from_le(descriptor.id.load(Relaxed)));
+        let id = u16::from_le(descriptor.id.load(Relaxed));
+        if self.held_by_device() == 0 {
+            return Err(id);
+        }
+        self.seen = Some(id);
         Ok(true)
     }
 
     fn jumped(&self, found: u16) -> Violation {
-        Violation::IdOutOfRange { id: u32::from(found), size: self.size }
+        if found < self.size {
+            Violation::NotInFlight { id: found }
+        } else {
+            Violation::IdOutOfRange { id: u32::from(found), size: self.size }
+        }
     }
 
     #[inline(always)]
@@ -322,11 +337,12 @@ impl<M: Memory> Ring<M> for PackedRing<M> {
 
     /// The ring has no index that says how many: the next position will show it.
     fn has_more(&self) -> bool {
-        self.unused() > 0
+        self.held_by_device() > 0
     }
 
     fn close(&mut self) {
-        (self.held, self.uncommitted, self.seen) = (None, 0, None);
+        // What is on the ring is not the device's to give back any more: as if it had not been committed.
+        (self.held, self.uncommitted, self.seen) = (None, self.size.wrapping_sub(self.free), None);
         self.added = self.taken;
     }
 
@@ -340,8 +356,9 @@ impl<M: Memory> Ring<M> for PackedRing<M> {
 
     fn enable_interrupts(&mut self, chains: u16) -> u16 {
         if self.event_idx {
-            // A chain takes one position or more, so the device comes there with the last of them at the latest.
-            let chains = chains.clamp(1, self.unused().max(1));
+            // A chain takes one position or more, so the device comes there with the last of them at the latest. It does
+            // not come to what it does not have; waiting for that would be waiting for ever.
+            let chains = chains.clamp(1, self.held_by_device().max(1));
             let mut event = self.used;
             event.advance(chains - 1, self.size);
             self.write_event(event, EventFlags::DESC);

@@ -2,11 +2,30 @@
 
 mod common;
 
-use common::{Bytes, Rig, SLOT_BYTES, Tag, pattern, settings, shapes};
+use common::{Bytes, DeviceEnd, Form, Rig, SLOT_BYTES, Tag, in_every_form, pattern, settings, shapes};
 #[cfg(not(miri))]
 use testing_device::BounceMemory;
 use testing_device::{DeviceMemory, IommuMemory, RawDescriptor, RingMover, ScatterMemory, TestMemory};
-use virtqueue::{Access, ChainError, Memory, MemoryError, Settings};
+use virtqueue::{Access, ChainError, Memory, MemoryError, Settings, Split};
+
+in_every_form! {
+    chains_are_seen_in_the_order_of_submission_and_not_before_commit,
+    a_buffer_has_a_descriptor_for_each_page_that_it_crosses,
+    a_piece_longer_than_the_longest_segment_becomes_several_and_is_mapped_once,
+    a_segment_limit_of_zero_is_taken_as_one_byte,
+    too_many_descriptors_are_refused_and_nothing_stays_mapped,
+    what_the_device_reads_comes_first,
+    what_the_device_reads_comes_first_even_behind_an_empty_writable_part,
+    an_empty_chain_is_refused_and_the_attachment_comes_back,
+    an_empty_buffer_adds_no_descriptor,
+    a_part_outside_the_slot_is_refused,
+    an_indirect_queue_holds_as_many_chains_as_entries,
+    a_direct_queue_is_full_when_its_descriptors_are_used_up,
+    a_mapping_that_fails_undoes_those_before_it,
+    a_chain_dropped_before_submit_leaves_no_trace,
+    a_chain_that_is_forgotten_costs_its_slot_and_no_more,
+    memory_that_the_device_cannot_reach_is_an_error_with_its_address,
+}
 
 /// How often something is done that must not leave a trace.
 const REPEATS: u64 = if cfg!(miri) { 3 } else { 20 };
@@ -16,7 +35,12 @@ const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
 /// Submits header, `data` and status; the header's bytes say `tag`.
-fn submit<M: TestMemory>(rig: &mut Rig<M>, data: &Bytes, access: Access, tag: u32) -> Result<(), ChainError> {
+fn submit<M: TestMemory, F: Form>(
+    rig: &mut Rig<M, F>,
+    data: &Bytes,
+    access: Access,
+    tag: u32,
+) -> Result<(), ChainError> {
     let mut chain = rig.queue.chain()?;
     chain.slot().store_u32::<0>(tag);
     chain.slot().store_u32::<4>(0x0403_0201);
@@ -33,7 +57,7 @@ fn submit<M: TestMemory>(rig: &mut Rig<M>, data: &Bytes, access: Access, tag: u3
 fn an_indirect_chain_is_one_descriptor_and_a_table_behind_the_slot() {
     for contiguous_align in [None, Some(4096)] {
         let memory = ScatterMemory::new();
-        let mut rig = Rig::new(&memory, Settings { contiguous_align, ..settings(true, false) });
+        let mut rig = Rig::<_, Split>::new(&memory, Settings { contiguous_align, ..settings::<Split>(true, false) });
         let data = Bytes::new(123, 400);
         for turn in 0..3_u16 {
             submit(&mut rig, &data, Access::DeviceWrites, 0x1234_5678).unwrap();
@@ -77,7 +101,7 @@ fn an_indirect_chain_is_one_descriptor_and_a_table_behind_the_slot() {
 fn a_direct_chain_hangs_together_in_the_table_of_the_ring() {
     for contiguous_align in [None, Some(4096)] {
         let memory = ScatterMemory::new();
-        let mut rig = Rig::new(&memory, Settings { contiguous_align, ..settings(false, false) });
+        let mut rig = Rig::<_, Split>::new(&memory, Settings { contiguous_align, ..settings::<Split>(false, false) });
         let data = Bytes::filled(4000, 300, 3);
         submit(&mut rig, &data, Access::DeviceReads, 9).unwrap();
         rig.commit();
@@ -108,10 +132,9 @@ fn a_direct_chain_hangs_together_in_the_table_of_the_ring() {
     }
 }
 
-#[test]
-fn chains_are_seen_in_the_order_of_submission_and_not_before_commit() {
-    for settings in shapes(8, 4) {
-        let mut rig = Rig::new(&ScatterMemory::new(), settings);
+fn chains_are_seen_in_the_order_of_submission_and_not_before_commit<F: Form>() {
+    for settings in shapes::<F>(8, 4) {
+        let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings);
         for tag in 0..3 {
             rig.submit_small(Tag(tag)).unwrap();
             assert_eq!(rig.device.pop(), None);
@@ -132,11 +155,11 @@ const CROSSING: &[(usize, usize)] = if cfg!(miri) {
     &[(0, 4096), (1, 4096), (4095, 2), (4095, 4098), (100, 20_000), (2048, 4096 * 8)]
 };
 
-fn page_crossing<M: TestMemory>(memory: &M) {
-    for settings in shapes(16, 16) {
+fn page_crossing<M: TestMemory, F: Form>(memory: &M) {
+    for settings in shapes::<F>(16, 16) {
         for &(offset, bytes) in CROSSING {
             for access in [Access::DeviceReads, Access::DeviceWrites] {
-                let mut rig = Rig::new(memory, settings);
+                let mut rig = Rig::<_, F>::new(memory, settings);
                 let data = Bytes::filled(offset, bytes, 1);
                 submit(&mut rig, &data, access, 1).unwrap();
                 rig.commit();
@@ -170,22 +193,20 @@ fn page_crossing<M: TestMemory>(memory: &M) {
     }
 }
 
-#[test]
-fn a_buffer_has_a_descriptor_for_each_page_that_it_crosses() {
-    page_crossing(&ScatterMemory::new());
-    page_crossing(&IommuMemory::new());
+fn a_buffer_has_a_descriptor_for_each_page_that_it_crosses<F: Form>() {
+    page_crossing::<_, F>(&ScatterMemory::new());
+    page_crossing::<_, F>(&IommuMemory::new());
     #[cfg(not(miri))]
-    page_crossing(&BounceMemory::new());
+    page_crossing::<_, F>(&BounceMemory::new());
 }
 
-#[test]
-fn a_piece_longer_than_the_longest_segment_becomes_several_and_is_mapped_once() {
+fn a_piece_longer_than_the_longest_segment_becomes_several_and_is_mapped_once<F: Form>() {
     for (segment_max_bytes, expected) in
         [(1000, vec![1000, 1000, 1000, 1000, 96]), (4095, vec![4095, 1]), (4096, vec![4096]), (u32::MAX, vec![4096])]
     {
         for indirect in [true, false] {
             let memory = IommuMemory::new();
-            let mut rig = Rig::new(&memory, Settings { segment_max_bytes, ..settings(indirect, false) });
+            let mut rig = Rig::<_, F>::new(&memory, Settings { segment_max_bytes, ..settings::<F>(indirect, false) });
             let data = Bytes::new(0, 4096);
             submit(&mut rig, &data, Access::DeviceWrites, 1).unwrap();
             assert_eq!((memory.mappings_made(), memory.mapped()), (1, 1));
@@ -206,9 +227,9 @@ fn a_piece_longer_than_the_longest_segment_becomes_several_and_is_mapped_once() 
     }
 }
 
-#[test]
-fn a_segment_limit_of_zero_is_taken_as_one_byte() {
-    let mut rig = Rig::new(&ScatterMemory::new(), Settings { segment_max_bytes: 0, ..settings(true, false) });
+fn a_segment_limit_of_zero_is_taken_as_one_byte<F: Form>() {
+    let mut rig =
+        Rig::<_, F>::new(&ScatterMemory::new(), Settings { segment_max_bytes: 0, ..settings::<F>(true, false) });
     let data = Bytes::new(0, 6);
     submit(&mut rig, &data, Access::DeviceWrites, 1).unwrap();
     rig.commit();
@@ -216,12 +237,14 @@ fn a_segment_limit_of_zero_is_taken_as_one_byte() {
     rig.finish();
 }
 
-#[test]
-fn too_many_descriptors_are_refused_and_nothing_stays_mapped() {
+fn too_many_descriptors_are_refused_and_nothing_stays_mapped<F: Form>() {
     for indirect in [true, false] {
         for segment_max_bytes in [u32::MAX, 1500] {
             let memory = IommuMemory::new();
-            let mut rig = Rig::new(&memory, Settings { chain_max: 5, segment_max_bytes, ..settings(indirect, false) });
+            let mut rig = Rig::<_, F>::new(
+                &memory,
+                Settings { chain_max: 5, segment_max_bytes, ..settings::<F>(indirect, false) },
+            );
             let data = Bytes::new(1, 4 * 4096);
             for _ in 0..REPEATS {
                 let error = submit(&mut rig, &data, Access::DeviceReads, 1).unwrap_err();
@@ -233,18 +256,18 @@ fn too_many_descriptors_are_refused_and_nothing_stays_mapped() {
             let data = Bytes::new(0, if segment_max_bytes == 1500 { 4096 } else { 3 * 4096 });
             submit(&mut rig, &data, Access::DeviceReads, 2).unwrap();
             rig.commit();
-            assert_eq!(rig.take().segments.len(), 5);
-            rig.device.push_used(rig.raw().available_entry(0).unwrap(), 1);
+            let chain = rig.take();
+            assert_eq!(chain.segments.len(), 5);
+            rig.device.push_used(chain.id, 1);
             assert_eq!(rig.pop(), Some(2));
             rig.finish();
         }
     }
 }
 
-#[test]
-fn what_the_device_reads_comes_first() {
+fn what_the_device_reads_comes_first<F: Form>() {
     let memory = IommuMemory::new();
-    let mut rig = Rig::new(&memory, settings(true, false));
+    let mut rig = Rig::<_, F>::new(&memory, settings::<F>(true, false));
     let data = Bytes::new(0, 64);
     let mut chain = rig.queue.chain().unwrap();
     chain.slot_part(16, 1, Access::DeviceWrites).unwrap();
@@ -258,9 +281,8 @@ fn what_the_device_reads_comes_first() {
     rig.finish();
 }
 
-#[test]
-fn what_the_device_reads_comes_first_even_behind_an_empty_writable_part() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(true, false));
+fn what_the_device_reads_comes_first_even_behind_an_empty_writable_part<F: Form>() {
+    let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings::<F>(true, false));
     let mut chain = rig.queue.chain().unwrap();
     chain.slot_part(16, 0, Access::DeviceWrites).unwrap();
     // Either the empty part is no descriptor, or what comes behind it is refused.
@@ -276,10 +298,9 @@ fn what_the_device_reads_comes_first_even_behind_an_empty_writable_part() {
     rig.finish();
 }
 
-#[test]
-fn an_empty_chain_is_refused_and_the_attachment_comes_back() {
+fn an_empty_chain_is_refused_and_the_attachment_comes_back<F: Form>() {
     for indirect in [true, false] {
-        let mut rig = Rig::new(&ScatterMemory::new(), settings(indirect, false));
+        let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings::<F>(indirect, false));
         let data = Bytes::new(0, 64);
         let mut chain = rig.queue.chain().unwrap();
         // SAFETY: no bytes.
@@ -292,9 +313,8 @@ fn an_empty_chain_is_refused_and_the_attachment_comes_back() {
     }
 }
 
-#[test]
-fn an_empty_buffer_adds_no_descriptor() {
-    let mut rig = Rig::new(&IommuMemory::new(), settings(true, false));
+fn an_empty_buffer_adds_no_descriptor<F: Form>() {
+    let mut rig = Rig::<_, F>::new(&IommuMemory::new(), settings::<F>(true, false));
     let data = Bytes::new(0, 0);
     submit(&mut rig, &data, Access::DeviceWrites, 1).unwrap();
     rig.commit();
@@ -302,9 +322,8 @@ fn an_empty_buffer_adds_no_descriptor() {
     rig.finish();
 }
 
-#[test]
-fn a_part_outside_the_slot_is_refused() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(true, false));
+fn a_part_outside_the_slot_is_refused<F: Form>() {
+    let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings::<F>(true, false));
     let mut chain = rig.queue.chain().unwrap();
     for (offset, bytes) in
         [(0, 21), (20, 1), (21, 0), (4, 17), (usize::MAX, 1), (1, usize::MAX), (usize::MAX, usize::MAX)]
@@ -328,9 +347,8 @@ fn a_part_outside_the_slot_is_refused() {
     rig.finish();
 }
 
-#[test]
-fn an_indirect_queue_holds_as_many_chains_as_entries() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(true, false));
+fn an_indirect_queue_holds_as_many_chains_as_entries<F: Form>() {
+    let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings::<F>(true, false));
     for tag in 0..8 {
         assert_eq!(rig.queue.free(), 8 - tag as u16);
         rig.submit_small(Tag(tag)).unwrap();
@@ -345,9 +363,8 @@ fn an_indirect_queue_holds_as_many_chains_as_entries() {
     rig.finish();
 }
 
-#[test]
-fn a_direct_queue_is_full_when_its_descriptors_are_used_up() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(false, false));
+fn a_direct_queue_is_full_when_its_descriptors_are_used_up<F: Form>() {
+    let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings::<F>(false, false));
     let data = Bytes::new(0, 64);
     submit(&mut rig, &data, Access::DeviceWrites, 0).unwrap();
     submit(&mut rig, &data, Access::DeviceWrites, 1).unwrap();
@@ -396,9 +413,9 @@ impl FailMap for BounceMemory {
     }
 }
 
-fn roll_back<M: FailMap>(memory: &M) {
-    for settings in shapes(8, 8) {
-        let mut rig = Rig::new(memory, settings);
+fn roll_back<M: FailMap, F: Form>(memory: &M) {
+    for settings in shapes::<F>(8, 8) {
+        let mut rig = Rig::<_, F>::new(memory, settings);
         let data = Bytes::new(3000, 4 * 4096);
         let pieces = data.pages().len();
         assert_eq!(pieces, 5);
@@ -419,18 +436,16 @@ fn roll_back<M: FailMap>(memory: &M) {
     }
 }
 
-#[test]
-fn a_mapping_that_fails_undoes_those_before_it() {
-    roll_back(&IommuMemory::new());
+fn a_mapping_that_fails_undoes_those_before_it<F: Form>() {
+    roll_back::<_, F>(&IommuMemory::new());
     #[cfg(not(miri))]
-    roll_back(&BounceMemory::new());
+    roll_back::<_, F>(&BounceMemory::new());
 }
 
-#[test]
-fn a_chain_dropped_before_submit_leaves_no_trace() {
-    for settings in shapes(4, 4) {
+fn a_chain_dropped_before_submit_leaves_no_trace<F: Form>() {
+    for settings in shapes::<F>(4, 4) {
         let memory = IommuMemory::new();
-        let mut rig = Rig::new(&memory, settings);
+        let mut rig = Rig::<_, F>::new(&memory, settings);
         let data = Bytes::new(4000, 200);
         for _ in 0..REPEATS {
             let mut chain = rig.queue.chain().unwrap();
@@ -440,7 +455,8 @@ fn a_chain_dropped_before_submit_leaves_no_trace() {
             drop(chain);
             assert_eq!((memory.mapped(), rig.queue.free(), rig.queue.in_flight()), (0, 4, 0));
             assert_eq!(rig.queue.commit(), None);
-            assert_eq!(rig.raw().available_idx().unwrap(), 0);
+            assert_eq!(rig.device.pop(), None);
+            rig.device.assert_zeroed();
         }
         assert_eq!(memory.mappings_made(), 2 * REPEATS);
         rig.submit_small(Tag(5)).unwrap();
@@ -451,9 +467,8 @@ fn a_chain_dropped_before_submit_leaves_no_trace() {
     }
 }
 
-#[test]
-fn a_chain_that_is_forgotten_costs_its_slot_and_no_more() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(true, false));
+fn a_chain_that_is_forgotten_costs_its_slot_and_no_more<F: Form>() {
+    let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings::<F>(true, false));
     std::mem::forget(rig.queue.chain().unwrap());
     assert_eq!(rig.queue.free(), 7);
     for tag in 0..7 {
@@ -466,9 +481,8 @@ fn a_chain_that_is_forgotten_costs_its_slot_and_no_more() {
     rig.finish();
 }
 
-#[test]
-fn memory_that_the_device_cannot_reach_is_an_error_with_its_address() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(true, false));
+fn memory_that_the_device_cannot_reach_is_an_error_with_its_address<F: Form>() {
+    let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings::<F>(true, false));
     let request =
         virtqueue::PageRequest { bytes: 64, align: 1, max_address: u64::MAX, purpose: virtqueue::Purpose::Private };
     let private = rig.memory.allocate(&request).unwrap();

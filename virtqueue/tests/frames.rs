@@ -2,9 +2,15 @@
 
 mod common;
 
-use common::{Bytes, Rig, Tag, pattern, settings};
+use common::{Bytes, Form, Rig, Tag, in_every_form, interfaces, pattern, settings};
 use testing_device::{Chain, IommuMemory, RingMover, ScatterMemory, TestMemory};
 use virtqueue::{Access, Attachment, ChainError, Frame, Settings};
+
+in_every_form! {
+    frames_and_other_chains_take_turns_in_the_same_slots,
+    what_is_not_as_simple_as_a_frame_is_left_alone,
+    a_full_or_broken_queue_takes_no_frame,
+}
 
 /// What is attached to a chain: its number.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,7 +22,7 @@ impl Attachment for Request {
 }
 
 /// Submits a frame around `data`. The header's first bytes say `number`. Whether that was possible.
-fn submit<M: TestMemory>(rig: &mut Rig<M, Request>, data: &Bytes, access: Access, number: u32) -> bool {
+fn submit<M: TestMemory, F: Form>(rig: &mut Rig<M, F, Request>, data: &Bytes, access: Access, number: u32) -> bool {
     // SAFETY: the tests keep the bytes until the chain was taken, or the rig ended.
     let token = unsafe {
         rig.queue.submit_framed(data.start(), data.len(), access, |slot| {
@@ -35,7 +41,7 @@ fn shape(chain: &Chain) -> Vec<(u32, bool)> {
 
 /// Takes the next chain in the device, which must be the frame of `number`, and answers it.
 #[track_caller]
-fn serve<M: TestMemory>(rig: &mut Rig<M, Request>, data: &Bytes, access: Access, number: u32) {
+fn serve<M: TestMemory, F: Form>(rig: &mut Rig<M, F, Request>, data: &Bytes, access: Access, number: u32) {
     let chain = rig.take();
     let writes = access == Access::DeviceWrites;
     assert_eq!(shape(&chain), [(16, false), (data.len() as u32, writes), (1, true)]);
@@ -62,11 +68,10 @@ fn serve<M: TestMemory>(rig: &mut Rig<M, Request>, data: &Bytes, access: Access,
     }
 }
 
-#[test]
-fn frames_and_other_chains_take_turns_in_the_same_slots() {
-    for contiguous_align in [None, Some(4096)] {
+fn frames_and_other_chains_take_turns_in_the_same_slots<F: Form>() {
+    for &contiguous_align in interfaces::<F>() {
         let memory = ScatterMemory::new();
-        let mut rig = Rig::<_, Request>::of(&memory, Settings { contiguous_align, ..settings(true, true) });
+        let mut rig = Rig::<_, F, Request>::of(&memory, Settings { contiguous_align, ..settings::<F>(true, true) });
         let read = Bytes::new(123, 400);
         let write = Bytes::filled(0, 512, 5);
         // Several times around the ring.
@@ -93,10 +98,9 @@ fn frames_and_other_chains_take_turns_in_the_same_slots() {
     }
 }
 
-#[test]
-fn what_is_not_as_simple_as_a_frame_is_left_alone() {
+fn what_is_not_as_simple_as_a_frame_is_left_alone<F: Form>() {
     let submits = |settings: Settings, data: &Bytes| {
-        let mut rig = Rig::<_, Request>::of(&ScatterMemory::new(), settings);
+        let mut rig = Rig::<_, F, Request>::of(&ScatterMemory::new(), settings);
         let submitted = submit(&mut rig, data, Access::DeviceWrites, 1);
         rig.commit();
         assert_eq!(rig.queue.in_flight(), u16::from(submitted));
@@ -104,31 +108,30 @@ fn what_is_not_as_simple_as_a_frame_is_left_alone() {
         submitted
     };
     let page = Bytes::new(0, 4096);
-    assert!(submits(settings(true, false), &page));
-    assert!(!submits(settings(false, false), &page), "no indirect tables");
-    assert!(!submits(Settings { chain_max: 2, ..settings(true, false) }, &page), "no room for a buffer");
-    assert!(submits(Settings { segment_max_bytes: 4096, ..settings(true, false) }, &page));
+    assert!(submits(settings::<F>(true, false), &page));
+    assert!(!submits(settings::<F>(false, false), &page), "no indirect tables");
+    assert!(!submits(Settings { chain_max: 2, ..settings::<F>(true, false) }, &page), "no room for a buffer");
+    assert!(submits(Settings { segment_max_bytes: 4096, ..settings::<F>(true, false) }, &page));
     assert!(
-        !submits(Settings { segment_max_bytes: 4095, ..settings(true, false) }, &page),
+        !submits(Settings { segment_max_bytes: 4095, ..settings::<F>(true, false) }, &page),
         "too long for a descriptor"
     );
-    assert!(!submits(settings(true, false), &Bytes::new(4000, 200)), "two pieces");
-    assert!(!submits(settings(true, false), &Bytes::new(0, 0)), "no buffer");
+    assert!(!submits(settings::<F>(true, false), &Bytes::new(4000, 200)), "two pieces");
+    assert!(!submits(settings::<F>(true, false), &Bytes::new(0, 0)), "no buffer");
 
-    let mut rig = Rig::<_, Request>::of(&IommuMemory::new(), settings(true, false));
+    let mut rig = Rig::<_, F, Request>::of(&IommuMemory::new(), settings::<F>(true, false));
     assert!(!submit(&mut rig, &page, Access::DeviceWrites, 1), "what has to be mapped");
     assert_eq!(rig.memory.mapped(), 0);
     rig.finish();
 
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(true, false));
+    let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings::<F>(true, false));
     // SAFETY: `page` lives longer than the queue.
     let token = unsafe { rig.queue.submit_framed(page.start(), page.len(), Access::DeviceReads, |_| Tag(1)) };
     assert_eq!(token, None, "an attachment without a frame");
 }
 
-#[test]
-fn a_full_or_broken_queue_takes_no_frame() {
-    let mut rig = Rig::<_, Request>::of(&ScatterMemory::new(), settings(true, false));
+fn a_full_or_broken_queue_takes_no_frame<F: Form>() {
+    let mut rig = Rig::<_, F, Request>::of(&ScatterMemory::new(), settings::<F>(true, false));
     let data = Bytes::new(0, 512);
     for number in 0..8 {
         assert!(submit(&mut rig, &data, Access::DeviceWrites, number));

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use common::{Rig, Tag, settings};
+use common::{Form, Rig, Tag, in_every_form, interfaces, of_size, settings};
 #[cfg(not(miri))]
 use testing_device::BounceMemory;
 use testing_device::{IommuMemory, ScatterMemory, TestMemory};
@@ -15,17 +15,28 @@ use virtqueue::{
     Settings,
 };
 
+in_every_form! {
+    every_power_of_two_from_4_on_is_a_size_that_works,
+    a_chain_is_never_empty_nor_longer_than_the_queue,
+    the_memory_need_is_what_is_taken_where_mappings_are_kept,
+    the_memory_need_is_what_is_taken_where_nothing_is_unmapped,
+    slots_may_have_no_bytes_of_their_own,
+    an_allocation_that_fails_leaves_nothing_allocated,
+    a_queue_that_no_device_knows_is_freed_when_dropped,
+    a_queue_that_the_device_may_use_leaks_its_shared_memory_and_nothing_else,
+    a_queue_moves_to_another_thread,
+}
+
 const MODES: [bool; 2] = [true, false];
 
-#[test]
-fn every_power_of_two_from_4_on_is_a_size_that_works() {
+fn every_power_of_two_from_4_on_is_a_size_that_works<F: Form>() {
     let largest = if cfg!(miri) { 8 } else { 32768 };
     let sizes: Vec<u16> = (2..16).map(|exponent| 1 << exponent).filter(|size| *size <= largest).collect();
     for size in sizes {
         for indirect in MODES {
-            for contiguous_align in [None, Some(4096)] {
-                let settings = Settings { chain_max: 4, indirect, contiguous_align, ..Settings::new(size) };
-                let mut rig = Rig::new(&ScatterMemory::new(), settings);
+            for &contiguous_align in interfaces::<F>() {
+                let settings = Settings { chain_max: 4, indirect, contiguous_align, ..of_size::<F>(size) };
+                let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings);
                 assert_eq!((rig.queue.free(), rig.queue.settings().size), (size, size));
                 let chains = if indirect { size } else { size / 2 };
                 for tag in 0..u32::from(chains) {
@@ -58,13 +69,12 @@ fn every_other_size_is_refused() {
     memory.assert_clean();
 }
 
-#[test]
-fn a_chain_is_never_empty_nor_longer_than_the_queue() {
+fn a_chain_is_never_empty_nor_longer_than_the_queue<F: Form>() {
     let memory = ScatterMemory::new();
     for indirect in MODES {
         for (chain_max, fits) in [(0, false), (1, true), (16, true), (17, false), (u16::MAX, false)] {
-            let settings = Settings { chain_max, indirect, ..Settings::new(16) };
-            let error = Queue::<_, Tag>::new(memory.clone(), settings).err();
+            let settings = Settings { chain_max, indirect, ..of_size::<F>(16) };
+            let error = Queue::<_, Tag, F::Format>::new(memory.clone(), settings).err();
             assert_eq!(error, (!fits).then_some(QueueSetupError::ChainMax { chain_max, size: 16 }));
         }
     }
@@ -118,15 +128,15 @@ unsafe impl<M: Memory> Memory for Recorder<M> {
     }
 }
 
-fn need_is_what_is_taken<M: TestMemory, T: Attachment>(memory: &M) {
+fn need_is_what_is_taken<M: TestMemory, F: Form, T: Attachment>(memory: &M) {
     for size in if cfg!(miri) { [4, 8, 8] } else { [4, 8, 128] } {
         for chain_max in [1, 2, 4] {
             for indirect in MODES {
-                for contiguous_align in [None, Some(4096)] {
-                    let settings = Settings { chain_max, indirect, contiguous_align, ..Settings::new(size) };
+                for &contiguous_align in interfaces::<F>() {
+                    let settings = Settings { chain_max, indirect, contiguous_align, ..of_size::<F>(size) };
                     let recorder = Recorder::new(memory.clone());
-                    let queue = Queue::<_, T>::new(recorder.clone(), settings).unwrap();
-                    let need: MemoryNeed = Queue::<Recorder<M>, T>::memory_need(&settings);
+                    let queue = Queue::<_, T, F::Format>::new(recorder.clone(), settings).unwrap();
+                    let need: MemoryNeed = Queue::<Recorder<M>, T, F::Format>::memory_need(&settings);
                     assert_eq!(recorder.bytes(Purpose::Shared), [need.ring, need.slots], "{settings:?}");
                     let private = recorder.bytes(Purpose::Private);
                     assert_eq!(private.iter().sum::<usize>(), need.private, "{settings:?}: {private:?}");
@@ -139,16 +149,14 @@ fn need_is_what_is_taken<M: TestMemory, T: Attachment>(memory: &M) {
     }
 }
 
-#[test]
-fn the_memory_need_is_what_is_taken_where_mappings_are_kept() {
-    need_is_what_is_taken::<_, Tag>(&IommuMemory::new());
+fn the_memory_need_is_what_is_taken_where_mappings_are_kept<F: Form>() {
+    need_is_what_is_taken::<_, F, Tag>(&IommuMemory::new());
     #[cfg(not(miri))]
-    need_is_what_is_taken::<_, Tag>(&BounceMemory::new());
+    need_is_what_is_taken::<_, F, Tag>(&BounceMemory::new());
 }
 
-#[test]
-fn the_memory_need_is_what_is_taken_where_nothing_is_unmapped() {
-    need_is_what_is_taken::<_, Tag>(&ScatterMemory::new());
+fn the_memory_need_is_what_is_taken_where_nothing_is_unmapped<F: Form>() {
+    need_is_what_is_taken::<_, F, Tag>(&ScatterMemory::new());
 }
 
 #[test]
@@ -168,11 +176,10 @@ impl Attachment for Bare {
     const SLOT_BYTES: usize = 0;
 }
 
-#[test]
-fn slots_may_have_no_bytes_of_their_own() {
+fn slots_may_have_no_bytes_of_their_own<F: Form>() {
     for indirect in MODES {
         let memory = ScatterMemory::new();
-        let mut rig = Rig::<_, Bare>::of(&memory, settings(indirect, false));
+        let mut rig = Rig::<_, F, Bare>::of(&memory, settings::<F>(indirect, false));
         let data = common::Bytes::filled(10, 100, 3);
         let mut chain = rig.queue.chain().unwrap();
         // SAFETY: `data` outlives the rig.
@@ -184,14 +191,14 @@ fn slots_may_have_no_bytes_of_their_own() {
     }
 }
 
-fn failing_allocations<M: TestMemory>(memory: &M) {
+fn failing_allocations<M: TestMemory, F: Form>(memory: &M) {
     for indirect in MODES {
-        for contiguous_align in [None, Some(4096)] {
-            let settings = Settings { contiguous_align, ..settings(indirect, false) };
+        for &contiguous_align in interfaces::<F>() {
+            let settings = Settings { contiguous_align, ..settings::<F>(indirect, false) };
             let mut failing = 0;
             loop {
                 memory.fail_allocation(failing);
-                match Queue::<_, Tag>::new(memory.clone(), settings) {
+                match Queue::<_, Tag, F::Format>::new(memory.clone(), settings) {
                     Ok(_) => break,
                     Err(QueueSetupError::Memory { bytes, error: MemoryError::OutOfMemory }) => assert!(bytes > 0),
                     Err(other) => panic!("{other:?}"),
@@ -201,18 +208,17 @@ fn failing_allocations<M: TestMemory>(memory: &M) {
             }
             assert!((3..=5).contains(&failing), "{failing} allocations");
             // The failure that is still to come.
-            while memory.outstanding() == 0 && Queue::<_, Tag>::new(memory.clone(), settings).is_ok() {}
+            while memory.outstanding() == 0 && Queue::<_, Tag, F::Format>::new(memory.clone(), settings).is_ok() {}
             memory.assert_clean();
         }
     }
 }
 
-#[test]
-fn an_allocation_that_fails_leaves_nothing_allocated() {
-    failing_allocations(&ScatterMemory::new());
-    failing_allocations(&IommuMemory::new());
+fn an_allocation_that_fails_leaves_nothing_allocated<F: Form>() {
+    failing_allocations::<_, F>(&ScatterMemory::new());
+    failing_allocations::<_, F>(&IommuMemory::new());
     #[cfg(not(miri))]
-    failing_allocations(&BounceMemory::new());
+    failing_allocations::<_, F>(&BounceMemory::new());
 }
 
 #[test]
@@ -275,11 +281,10 @@ fn a_ring_lies_below_the_highest_address_or_is_refused() {
     }
 }
 
-#[test]
-fn a_queue_that_no_device_knows_is_freed_when_dropped() {
+fn a_queue_that_no_device_knows_is_freed_when_dropped<F: Form>() {
     for indirect in MODES {
         let memory = IommuMemory::new();
-        let mut queue = Queue::<_, Tag>::new(memory.clone(), settings(indirect, true)).unwrap();
+        let mut queue = Queue::<_, Tag, F::Format>::new(memory.clone(), settings::<F>(indirect, true)).unwrap();
         let mut chain = queue.chain().unwrap();
         chain.slot_part(0, 16, Access::DeviceReads).unwrap();
         chain.submit(Tag(1)).unwrap();
@@ -288,25 +293,27 @@ fn a_queue_that_no_device_knows_is_freed_when_dropped() {
     }
 }
 
-#[test]
-fn a_queue_that_the_device_may_use_leaks_its_shared_memory_and_nothing_else() {
+fn a_queue_that_the_device_may_use_leaks_its_shared_memory_and_nothing_else<F: Form>() {
     for indirect in MODES {
         let memory = ScatterMemory::new();
-        let mut queue = Queue::<_, Tag>::new(memory.clone(), settings(indirect, true)).unwrap();
+        let mut queue = Queue::<_, Tag, F::Format>::new(memory.clone(), settings::<F>(indirect, true)).unwrap();
         let areas = queue.areas();
         drop(queue);
         assert_eq!(memory.outstanding(), 2, "the ring, and the slots");
         use testing_device::DeviceMemory;
         assert!(memory.reaches(areas.descriptor_area, 16 * 8, Access::DeviceReads));
-        assert!(memory.reaches(areas.device_area, 6 + 8 * 8, Access::DeviceWrites));
+        let device_area = if F::PACKED { 4 } else { 6 + 8 * 8 };
+        assert!(memory.reaches(areas.device_area, device_area, Access::DeviceWrites));
     }
 }
 
-#[test]
-fn a_queue_moves_to_another_thread() {
+fn a_queue_moves_to_another_thread<F: Form>()
+where
+    Queue<ScatterMemory, Tag, F::Format>: Send,
+{
     fn sendable<T: Send>(_: &T) {}
     let memory = ScatterMemory::new();
-    let mut rig = Rig::new(&memory, settings(true, true));
+    let mut rig = Rig::<_, F>::new(&memory, settings::<F>(true, true));
     sendable(&rig.queue);
     rig.submit_small(Tag(3)).unwrap();
     let mut rig = std::thread::spawn(move || {

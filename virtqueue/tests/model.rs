@@ -4,13 +4,20 @@ mod common;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use common::{Bytes, Rig, Tag, pattern};
+use common::{Bytes, Form, Rig, Tag, in_every_form, of_size, pattern};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 #[cfg(not(miri))]
 use testing_device::BounceMemory;
 use testing_device::{Chain, IommuMemory, RingMover, ScatterMemory, TestMemory};
 use virtqueue::{Access, ChainError, Settings};
+
+in_every_form! {
+    any_history_on_scattered_memory_is_that_of_the_model,
+    any_history_behind_an_iommu_is_that_of_the_model,
+    #[cfg(not(miri))]
+    any_history_through_bounce_buffers_is_that_of_the_model,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Part {
@@ -52,17 +59,18 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn shape() -> impl Strategy<Value = Settings> {
+fn shape<F: Form>() -> impl Strategy<Value = Settings> {
     let limit = prop_oneof![Just(u32::MAX), 1000..5000_u32];
-    (2..5_u32, any::<[bool; 3]>(), limit).prop_map(|(exponent, [indirect, event_idx, legacy], segment_max_bytes)| {
-        let size = 1 << exponent;
+    (4..17_u16, any::<[bool; 3]>(), limit).prop_map(|(entries, [indirect, event_idx, legacy], segment_max_bytes)| {
+        // A split ring has a power of two of entries.
+        let size = if F::PACKED { entries } else { 1 << entries.ilog2() };
         Settings {
             chain_max: size.min(10),
             indirect,
             event_idx,
             segment_max_bytes,
-            contiguous_align: legacy.then_some(4096),
-            ..Settings::new(size)
+            contiguous_align: (legacy && !F::PACKED).then_some(4096),
+            ..of_size::<F>(size)
         }
     })
 }
@@ -102,8 +110,8 @@ fn compare<M: TestMemory>(memory: &M, chain: &Chain, live: &Live, tag: u32) {
     }
 }
 
-fn run<M: TestMemory>(memory: &M, settings: Settings, steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let mut rig = Rig::new(memory, settings);
+fn run<M: TestMemory, F: Form>(memory: &M, settings: Settings, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut rig = Rig::<_, F>::new(memory, settings);
     let mut live = BTreeMap::<u32, Live>::new();
     let mut submitted = VecDeque::new();
     let mut available = VecDeque::new();
@@ -210,27 +218,26 @@ fn run<M: TestMemory>(memory: &M, settings: Settings, steps: Vec<Step>) -> Resul
     Ok(())
 }
 
-fn histories<M: TestMemory>(new: impl Fn() -> M) {
+fn histories<M: TestMemory, F: Form>(new: impl Fn() -> M) {
     let (cases, steps) = if cfg!(miri) { (1, 15) } else { (256, 120) };
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     runner
-        .run(&(shape(), prop::collection::vec(step(), 1..steps)), |(shape, steps)| run(&new(), shape, steps))
+        .run(&(shape::<F>(), prop::collection::vec(step(), 1..steps)), |(shape, steps)| {
+            run::<M, F>(&new(), shape, steps)
+        })
         .unwrap();
 }
 
-#[test]
-fn any_history_on_scattered_memory_is_that_of_the_model() {
-    histories(ScatterMemory::new);
+fn any_history_on_scattered_memory_is_that_of_the_model<F: Form>() {
+    histories::<_, F>(ScatterMemory::new);
 }
 
-#[test]
-fn any_history_behind_an_iommu_is_that_of_the_model() {
-    histories(IommuMemory::new);
+fn any_history_behind_an_iommu_is_that_of_the_model<F: Form>() {
+    histories::<_, F>(IommuMemory::new);
 }
 
-#[test]
 #[cfg(not(miri))]
-fn any_history_through_bounce_buffers_is_that_of_the_model() {
-    histories(BounceMemory::new);
+fn any_history_through_bounce_buffers_is_that_of_the_model<F: Form>() {
+    histories::<_, F>(BounceMemory::new);
 }

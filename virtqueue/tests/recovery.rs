@@ -4,12 +4,19 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Bytes, Rig, Tag, pattern, settings, shapes};
-use testing_device::{DeviceRing, IommuMemory, RingMover, ScatterMemory, TestMemory};
+use common::{Bytes, DeviceEnd, Form, Rig, Tag, in_every_form, pattern, settings, shapes};
+use testing_device::{IommuMemory, RingMover, ScatterMemory, TestMemory};
 use virtqueue::{Access, Settings, Token, Violation};
 
+in_every_form! {
+    chains_are_reissued_or_retired_one_by_one,
+    a_broken_queue_works_again_after_a_restart,
+    a_queue_restarts_as_often_as_it_must,
+    a_token_of_another_chain_is_neither_reissued_nor_retired,
+}
+
 /// The device is reset.
-fn restart<M: TestMemory>(rig: &mut Rig<M>) {
+fn restart<M: TestMemory, F: Form>(rig: &mut Rig<M, F>) {
     assert!(rig.queue.exposed());
     // SAFETY: the device's end is not used before it is replaced.
     unsafe { rig.queue.restart() };
@@ -17,16 +24,14 @@ fn restart<M: TestMemory>(rig: &mut Rig<M>) {
 }
 
 /// The device is told of the queue again.
-fn tell<M: TestMemory>(rig: &mut Rig<M>) {
-    let setup = *rig.raw().setup();
+fn tell<M: TestMemory, F: Form>(rig: &mut Rig<M, F>) {
+    let setup = *rig.device.setup();
     assert_eq!(rig.queue.areas().descriptor_area, setup.descriptor_area);
-    rig.device = DeviceRing::new(Arc::new(rig.memory.clone()), setup);
-    for field in [rig.raw().available_idx(), rig.raw().used_idx(), rig.raw().used_flags(), rig.raw().avail_event()] {
-        assert_eq!(field.unwrap(), 0);
-    }
+    rig.device = F::Device::new(Arc::new(rig.memory.clone()), setup);
+    rig.device.assert_zeroed();
 }
 
-fn in_flight<M: TestMemory>(rig: &Rig<M>) -> Vec<Token> {
+fn in_flight<M: TestMemory, F: Form>(rig: &Rig<M, F>) -> Vec<Token> {
     let mut tokens = Vec::new();
     let mut from = 0;
     while let Some(token) = rig.queue.in_flight_from(from) {
@@ -36,7 +41,7 @@ fn in_flight<M: TestMemory>(rig: &Rig<M>) -> Vec<Token> {
     tokens
 }
 
-fn submit<M: TestMemory>(rig: &mut Rig<M>, data: &Bytes, tag: u32) -> Token {
+fn submit<M: TestMemory, F: Form>(rig: &mut Rig<M, F>, data: &Bytes, tag: u32) -> Token {
     let mut chain = rig.queue.chain().unwrap();
     chain.slot().store_u32::<0>(tag);
     chain.slot_part(0, 16, Access::DeviceReads).unwrap();
@@ -46,8 +51,8 @@ fn submit<M: TestMemory>(rig: &mut Rig<M>, data: &Bytes, tag: u32) -> Token {
     chain.submit(Tag(tag)).unwrap()
 }
 
-fn some_again_some_not<M: TestMemory>(memory: &M, settings: Settings) {
-    let mut rig = Rig::new(memory, settings);
+fn some_again_some_not<M: TestMemory, F: Form>(memory: &M, settings: Settings) {
+    let mut rig = Rig::<_, F>::new(memory, settings);
     let data: Vec<_> = (0..4).map(|_| Bytes::new(4096 - 10, 20)).collect();
     // Uneven indices on both rings.
     rig.submit_small(Tag(9)).unwrap();
@@ -107,21 +112,19 @@ fn some_again_some_not<M: TestMemory>(memory: &M, settings: Settings) {
     rig.finish();
 }
 
-#[test]
-fn chains_are_reissued_or_retired_one_by_one() {
-    for settings in shapes(32, 5) {
+fn chains_are_reissued_or_retired_one_by_one<F: Form>() {
+    for settings in shapes::<F>(32, 5) {
         for event_idx in [true, false] {
             let settings = Settings { event_idx, ..settings };
-            some_again_some_not(&ScatterMemory::new(), settings);
-            some_again_some_not(&IommuMemory::new(), settings);
+            some_again_some_not::<_, F>(&ScatterMemory::new(), settings);
+            some_again_some_not::<_, F>(&IommuMemory::new(), settings);
         }
     }
 }
 
-#[test]
-fn a_broken_queue_works_again_after_a_restart() {
-    for settings in shapes(8, 2) {
-        let mut rig = Rig::new(&IommuMemory::new(), settings);
+fn a_broken_queue_works_again_after_a_restart<F: Form>() {
+    for settings in shapes::<F>(8, 2) {
+        let mut rig = Rig::<_, F>::new(&IommuMemory::new(), settings);
         let token = rig.submit_small(Tag(1)).unwrap();
         rig.commit();
         rig.device.push_raw(1000, 1);
@@ -140,11 +143,10 @@ fn a_broken_queue_works_again_after_a_restart() {
     }
 }
 
-#[test]
-fn a_queue_restarts_as_often_as_it_must() {
+fn a_queue_restarts_as_often_as_it_must<F: Form>() {
     let turns = if cfg!(miri) { 5 } else { 200 };
-    for settings in [settings(true, true), settings(false, true)] {
-        let mut rig = Rig::new(&IommuMemory::new(), settings);
+    for settings in [settings::<F>(true, true), settings::<F>(false, true)] {
+        let mut rig = Rig::<_, F>::new(&IommuMemory::new(), settings);
         let data = Bytes::new(4090, 12);
         let token = submit(&mut rig, &data, 7);
         rig.commit();
@@ -163,9 +165,8 @@ fn a_queue_restarts_as_often_as_it_must() {
     }
 }
 
-#[test]
-fn a_token_of_another_chain_is_neither_reissued_nor_retired() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(true, false));
+fn a_token_of_another_chain_is_neither_reissued_nor_retired<F: Form>() {
+    let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings::<F>(true, false));
     let stale = rig.submit_small(Tag(1)).unwrap();
     rig.commit();
     rig.serve();

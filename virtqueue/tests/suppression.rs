@@ -1,16 +1,16 @@
-//! When the device is notified, and when the driver asks for an interrupt.
+//! When the device is notified, and when the driver asks for an interrupt, on a split ring.
 
 mod common;
 
 use common::{Rig, Tag, settings};
 use testing_device::{RingMover, ScatterMemory, TestMemory};
-use virtqueue::{Notification, Settings};
+use virtqueue::{Notification, Settings, Split};
 
 /// More than the 16-bit index wraps in, twice.
 const CHAINS: u32 = if cfg!(miri) { 150 } else { 2 * 65536 + 500 };
 
 /// Submits `batch` chains and gives them back without the checks of the strict device, which take time.
-fn pass<M: TestMemory>(rig: &mut Rig<M>, from: u16, batch: u16) {
+fn pass<M: TestMemory>(rig: &mut Rig<M, Split>, from: u16, batch: u16) {
     for index in 0..batch {
         let at = from.wrapping_add(index);
         let head = rig.raw().available_entry(at).unwrap();
@@ -24,7 +24,7 @@ fn pass<M: TestMemory>(rig: &mut Rig<M>, from: u16, batch: u16) {
 
 fn notifications(size: u16, max_batch: u16) {
     let settings = Settings { chain_max: 2, indirect: true, event_idx: true, ..Settings::new(size) };
-    let mut rig = Rig::new(&ScatterMemory::new(), settings);
+    let mut rig = Rig::<_, Split>::new(&ScatterMemory::new(), settings);
     let mut old = 0_u16;
     let (mut passed, mut turn) = (0, 0_u32);
     let (mut wanted_count, mut unwanted_count) = (0, 0);
@@ -73,7 +73,7 @@ fn batches_as_long_as_the_queue_pass_the_event_too() {
 #[test]
 fn without_event_idx_the_flag_alone_decides() {
     for indirect in [true, false] {
-        let mut rig = Rig::new(&ScatterMemory::new(), settings(indirect, false));
+        let mut rig = Rig::<_, Split>::new(&ScatterMemory::new(), settings::<Split>(indirect, false));
         let mut old = 0_u16;
         for turn in 0..if cfg!(miri) { 12 } else { 100_u16 } {
             let quiet = turn % 3 == 0;
@@ -96,7 +96,7 @@ fn without_event_idx_the_flag_alone_decides() {
 
 #[test]
 fn unknown_bits_of_the_used_flags_do_not_suppress() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(true, false));
+    let mut rig = Rig::<_, Split>::new(&ScatterMemory::new(), settings::<Split>(true, false));
     for (turn, flags) in [0xfffe, 0xffff, 0x8000, 0x8001].into_iter().enumerate() {
         rig.raw().set_used_flags(flags).unwrap();
         rig.submit_small(Tag(0)).unwrap();
@@ -107,7 +107,7 @@ fn unknown_bits_of_the_used_flags_do_not_suppress() {
 }
 
 /// Brings a queue of 4 entries to an index.
-fn bring_to<M: TestMemory>(rig: &mut Rig<M>, index: u16) {
+fn bring_to<M: TestMemory>(rig: &mut Rig<M, Split>, index: u16) {
     let mut old = 0_u16;
     while old != index {
         let batch = index.wrapping_sub(old).min(4);
@@ -132,7 +132,7 @@ fn bring_to<M: TestMemory>(rig: &mut Rig<M>, index: u16) {
 fn arming(event_idx: bool, mut start: u16) {
     let most = if cfg!(miri) { 2 } else { 4_u16 };
     let settings = Settings { chain_max: 2, indirect: true, event_idx, ..Settings::new(4) };
-    let mut rig = Rig::new(&ScatterMemory::new(), settings);
+    let mut rig = Rig::<_, Split>::new(&ScatterMemory::new(), settings);
     bring_to(&mut rig, start);
     for in_flight in 0..=most {
         for used in 0..=in_flight {
@@ -195,8 +195,8 @@ fn without_event_idx_the_first_chain_interrupts() {
 #[test]
 fn interrupts_are_off_until_they_are_enabled_and_off_again_when_disabled() {
     for event_idx in [true, false] {
-        let mut rig = Rig::new(&ScatterMemory::new(), settings(true, event_idx));
-        let round = |rig: &mut Rig<ScatterMemory>| {
+        let mut rig = Rig::<_, Split>::new(&ScatterMemory::new(), settings::<Split>(true, event_idx));
+        let round = |rig: &mut Rig<ScatterMemory, Split>| {
             rig.submit_small(Tag(1)).unwrap();
             rig.commit();
             rig.serve();
@@ -220,7 +220,7 @@ fn interrupts_are_off_until_they_are_enabled_and_off_again_when_disabled() {
 
 #[test]
 fn an_interrupt_for_chains_that_were_not_committed_is_armed_for_those_that_were() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(true, true));
+    let mut rig = Rig::<_, Split>::new(&ScatterMemory::new(), settings::<Split>(true, true));
     rig.submit_small(Tag(1)).unwrap();
     rig.commit();
     rig.submit_small(Tag(2)).unwrap();

@@ -5,9 +5,19 @@ mod common;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use common::{Bytes, Rig, Tag, settings, shapes};
+use common::{Bytes, DeviceEnd, Form, Rig, Tag, in_every_form, settings, shapes};
 use testing_device::{IommuMemory, RingMover, ScatterMemory, TestMemory};
-use virtqueue::{Access, Attachment, ChainError, Queue, Settings, Violation};
+use virtqueue::{Access, Attachment, ChainError, Queue, RingFormat, Settings, Split, Violation};
+
+in_every_form! {
+    an_id_beyond_the_queue_is_a_violation_whatever_its_lower_bits,
+    a_chain_that_is_not_in_flight_is_a_violation,
+    a_chain_that_comes_back_twice_is_a_violation,
+    chains_before_the_violation_come_back_and_those_behind_it_do_not,
+    a_broken_queue_that_is_dropped_keeps_what_the_device_may_still_touch,
+    a_broken_queue_frees_everything_once_the_device_was_reset,
+    mappings_of_chains_in_flight_end_when_they_are_retired,
+}
 
 /// Counts its drops.
 struct Counted(Rc<Cell<u32>>);
@@ -24,7 +34,7 @@ impl Drop for Counted {
 
 /// Expects the violation from now on, from every call.
 #[track_caller]
-fn assert_broken<M: TestMemory, T: Attachment>(queue: &mut Queue<M, T>, expected: Violation) {
+fn assert_broken<M: TestMemory, T: Attachment, R: RingFormat>(queue: &mut Queue<M, T, R>, expected: Violation) {
     let in_flight = queue.in_flight();
     for _ in 0..3 {
         assert_eq!(queue.pop().err(), Some(expected));
@@ -36,11 +46,12 @@ fn assert_broken<M: TestMemory, T: Attachment>(queue: &mut Queue<M, T>, expected
     }
 }
 
-#[test]
-fn an_id_beyond_the_queue_is_a_violation_whatever_its_lower_bits() {
-    for settings in shapes(8, 2) {
-        for id in [8, 9, 0xffff, 0x1_0000, 0x1_0001, 0xffff_0000, 0x8000_0000, u32::MAX] {
-            let mut rig = Rig::new(&ScatterMemory::new(), settings);
+fn an_id_beyond_the_queue_is_a_violation_whatever_its_lower_bits<F: Form>() {
+    for settings in shapes::<F>(8, 2) {
+        // A packed ring has no more than 16 bits for it.
+        let ids = [8, 9, 0xffff, 0x1_0000, 0x1_0001, 0xffff_0000, 0x8000_0000, u32::MAX];
+        for id in ids.into_iter().filter(|id| !F::PACKED || *id <= 0xffff) {
+            let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings);
             rig.submit_small(Tag(0)).unwrap();
             rig.submit_small(Tag(1)).unwrap();
             rig.commit();
@@ -51,10 +62,9 @@ fn an_id_beyond_the_queue_is_a_violation_whatever_its_lower_bits() {
     }
 }
 
-#[test]
-fn a_chain_that_is_not_in_flight_is_a_violation() {
-    for settings in shapes(8, 2) {
-        let mut rig = Rig::new(&ScatterMemory::new(), settings);
+fn a_chain_that_is_not_in_flight_is_a_violation<F: Form>() {
+    for settings in shapes::<F>(8, 2) {
+        let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings);
         let token = rig.submit_small(Tag(0)).unwrap();
         rig.commit();
         let id = (token.slot() + 4) % 8;
@@ -64,11 +74,10 @@ fn a_chain_that_is_not_in_flight_is_a_violation() {
     }
 }
 
-#[test]
-fn a_chain_that_comes_back_twice_is_a_violation() {
-    for settings in shapes(8, 2) {
+fn a_chain_that_comes_back_twice_is_a_violation<F: Form>() {
+    for settings in shapes::<F>(8, 2) {
         for taken in [true, false] {
-            let mut rig = Rig::new(&ScatterMemory::new(), settings);
+            let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings);
             rig.submit_small(Tag(0)).unwrap();
             rig.submit_small(Tag(1)).unwrap();
             rig.commit();
@@ -89,7 +98,7 @@ fn a_chain_that_comes_back_twice_is_a_violation() {
 
 #[test]
 fn a_chain_that_was_not_committed_is_not_the_devices() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(true, false));
+    let mut rig = Rig::<_, Split>::new(&ScatterMemory::new(), settings::<Split>(true, false));
     let token = rig.submit_small(Tag(0)).unwrap();
     rig.device.push_raw(token.slot().into(), 1);
     assert_broken(&mut rig.queue, Violation::UsedIndexJumped { seen: 0, found: 1, available: 0 });
@@ -98,7 +107,7 @@ fn a_chain_that_was_not_committed_is_not_the_devices() {
 
 #[test]
 fn the_middle_of_a_direct_chain_is_not_its_name() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(false, false));
+    let mut rig = Rig::<_, Split>::new(&ScatterMemory::new(), settings::<Split>(false, false));
     let data = Bytes::new(0, 32);
     let mut chain = rig.queue.chain().unwrap();
     chain.slot_part(0, 16, Access::DeviceReads).unwrap();
@@ -118,11 +127,11 @@ fn the_middle_of_a_direct_chain_is_not_its_name() {
 
 #[test]
 fn the_used_index_moves_as_far_as_chains_are_there_and_no_further() {
-    for settings in shapes(8, 1) {
+    for settings in shapes::<Split>(8, 1) {
         for start in if cfg!(miri) { 2..3 } else { 0..4 } {
             for in_flight in (0..=8_u16).step_by(if cfg!(miri) { 6 } else { 1 }) {
                 for jump in 0..=in_flight + 2 {
-                    let mut rig = Rig::new(&ScatterMemory::new(), settings);
+                    let mut rig = Rig::<_, Split>::new(&ScatterMemory::new(), settings);
                     for tag in 0..start {
                         submit_one(&mut rig, tag);
                         rig.commit();
@@ -157,7 +166,7 @@ fn the_used_index_moves_as_far_as_chains_are_there_and_no_further() {
     }
 }
 
-fn submit_one(rig: &mut Rig<ScatterMemory>, tag: u16) {
+fn submit_one(rig: &mut Rig<ScatterMemory, Split>, tag: u16) {
     let mut chain = rig.queue.chain().unwrap();
     chain.slot_part(0, 16, Access::DeviceReads).unwrap();
     chain.submit(Tag(tag.into())).unwrap();
@@ -166,7 +175,7 @@ fn submit_one(rig: &mut Rig<ScatterMemory>, tag: u16) {
 #[test]
 fn the_used_index_does_not_go_back() {
     for (found, turns) in [(u16::MAX, 0), (4, 5), (0, 5), (0x8000, 5)] {
-        let mut rig = Rig::new(&ScatterMemory::new(), settings(true, true));
+        let mut rig = Rig::<_, Split>::new(&ScatterMemory::new(), settings::<Split>(true, true));
         for tag in 0..turns {
             rig.submit_small(Tag(tag.into())).unwrap();
             rig.commit();
@@ -183,7 +192,7 @@ fn the_used_index_does_not_go_back() {
 
 #[test]
 fn the_ring_is_not_read_while_the_index_says_that_nothing_is_used() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(true, false));
+    let mut rig = Rig::<_, Split>::new(&ScatterMemory::new(), settings::<Split>(true, false));
     rig.submit_small(Tag(1)).unwrap();
     rig.commit();
     for at in 0..8 {
@@ -196,7 +205,7 @@ fn the_ring_is_not_read_while_the_index_says_that_nothing_is_used() {
 
 #[test]
 fn asking_whether_to_sleep_does_not_hide_a_jump() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(true, true));
+    let mut rig = Rig::<_, Split>::new(&ScatterMemory::new(), settings::<Split>(true, true));
     rig.submit_small(Tag(1)).unwrap();
     rig.commit();
     rig.raw().set_used_idx(7).unwrap();
@@ -206,9 +215,8 @@ fn asking_whether_to_sleep_does_not_hide_a_jump() {
     rig.finish();
 }
 
-#[test]
-fn chains_before_the_violation_come_back_and_those_behind_it_do_not() {
-    let mut rig = Rig::new(&ScatterMemory::new(), settings(true, false));
+fn chains_before_the_violation_come_back_and_those_behind_it_do_not<F: Form>() {
+    let mut rig = Rig::<_, F>::new(&ScatterMemory::new(), settings::<F>(true, false));
     for tag in 0..4 {
         rig.submit_small(Tag(tag)).unwrap();
     }
@@ -216,17 +224,22 @@ fn chains_before_the_violation_come_back_and_those_behind_it_do_not() {
     let ids: Vec<_> = (0..4).map(|_| rig.take().id).collect();
     rig.device.push_used(ids[0], 1);
     rig.device.push_used(ids[1], 1);
-    rig.device.push_raw(1 << 16, 1);
+    rig.device.push_raw(1 << 15, 1);
     rig.device.push_used(ids[2], 1);
     assert_eq!([rig.pop(), rig.pop()], [Some(0), Some(1)]);
-    assert_broken(&mut rig.queue, Violation::IdOutOfRange { id: 1 << 16, size: 8 });
+    assert_broken(&mut rig.queue, Violation::IdOutOfRange { id: 1 << 15, size: 8 });
     assert_eq!(rig.queue.in_flight(), 2);
     rig.finish();
 }
 
 /// A queue with two chains in flight, one used, and a violation.
-fn broken<M: TestMemory>(memory: &M, settings: Settings, data: &Bytes, drops: &Rc<Cell<u32>>) -> Rig<M, Counted> {
-    let mut rig = Rig::<_, Counted>::of(memory, settings);
+fn broken<M: TestMemory, F: Form>(
+    memory: &M,
+    settings: Settings,
+    data: &Bytes,
+    drops: &Rc<Cell<u32>>,
+) -> Rig<M, F, Counted> {
+    let mut rig = Rig::<M, F, Counted>::of(memory, settings);
     for _ in 0..3 {
         let mut chain = rig.queue.chain().unwrap();
         // SAFETY: `data` outlives the queue.
@@ -234,7 +247,7 @@ fn broken<M: TestMemory>(memory: &M, settings: Settings, data: &Bytes, drops: &R
         assert!(chain.submit(Counted(drops.clone())).is_ok());
     }
     rig.commit();
-    let first = rig.take();
+    let (first, _) = (rig.take(), rig.take());
     rig.device.push_used(first.id, 0);
     let _ = rig.queue.pop().unwrap().unwrap();
     rig.device.push_raw(77, 0);
@@ -242,17 +255,16 @@ fn broken<M: TestMemory>(memory: &M, settings: Settings, data: &Bytes, drops: &R
     rig
 }
 
-#[test]
-fn a_broken_queue_that_is_dropped_keeps_what_the_device_may_still_touch() {
-    for settings in shapes(8, 2) {
+fn a_broken_queue_that_is_dropped_keeps_what_the_device_may_still_touch<F: Form>() {
+    for settings in shapes::<F>(8, 2) {
         let (memory, data, drops) = (IommuMemory::new(), Bytes::new(4090, 100), Rc::default());
-        let rig = broken(&memory, settings, &data, &drops);
+        let rig = broken::<_, F>(&memory, settings, &data, &drops);
         assert_eq!((drops.get(), memory.mapped()), (0, 4), "two chains of two pieces");
         drop(rig.queue);
         assert_eq!(drops.get(), 1, "the one that was used");
         assert_eq!(memory.outstanding(), 2, "the ring, and the slots");
         assert_eq!(memory.mapped(), 4);
-        // The device still writes, into memory that is still there.
+        // The device goes on with the third, in memory that is still there.
         let mut device = rig.device;
         let chain = device.pop().unwrap();
         assert_eq!(device.violations(), []);
@@ -261,22 +273,20 @@ fn a_broken_queue_that_is_dropped_keeps_what_the_device_may_still_touch() {
     }
 }
 
-#[test]
-fn a_broken_queue_frees_everything_once_the_device_was_reset() {
-    for settings in shapes(8, 2) {
+fn a_broken_queue_frees_everything_once_the_device_was_reset<F: Form>() {
+    for settings in shapes::<F>(8, 2) {
         let (memory, data, drops) = (ScatterMemory::new(), Bytes::new(4090, 100), Rc::default());
-        let rig = broken(&memory, settings, &data, &drops);
+        let rig = broken::<_, F>(&memory, settings, &data, &drops);
         assert_eq!(drops.get(), 0);
         rig.finish();
         assert_eq!(drops.get(), 3);
     }
 }
 
-#[test]
-fn mappings_of_chains_in_flight_end_when_they_are_retired() {
-    for settings in shapes(8, 2) {
+fn mappings_of_chains_in_flight_end_when_they_are_retired<F: Form>() {
+    for settings in shapes::<F>(8, 2) {
         let (memory, data, drops) = (IommuMemory::new(), Bytes::new(4090, 100), Rc::default());
-        let mut rig = broken(&memory, settings, &data, &drops);
+        let mut rig = broken::<_, F>(&memory, settings, &data, &drops);
         assert_eq!(memory.mapped(), 4);
         // SAFETY: the device's end is not used any more.
         unsafe { rig.queue.restart() };

@@ -94,8 +94,8 @@ impl Place {
 
 /// The fields of a packed ring, each read or written once per call, with nothing checked and nothing remembered.
 ///
-/// Offsets are in entries, modulo the size. Flags and ids are accessed with 16 bits, lengths and event suppression
-/// structures with 32, addresses with 64.
+/// Offsets are in entries, modulo the size. Flags, ids and the fields of event suppression structures are accessed with
+/// 16 bits (the driver's is read with 32), lengths with 32, addresses with 64.
 ///
 /// For tests of what a hostile device may do to a ring.
 #[derive(Clone)]
@@ -222,7 +222,8 @@ impl RawPackedRing {
     ///
     /// [`Fault`] when the memory is not reachable.
     pub fn set_device_event(&self, event: RawEvent) -> Result<(), Fault> {
-        let ([a, b], [c, d]) = (event.position.to_le_bytes(), event.flags.to_le_bytes());
-        self.memory.store_u32(self.setup.device_area, u32::from_ne_bytes([a, b, c, d]), Ordering::Relaxed)
+        // Two stores, as the driver zeroes them: Miri knows no stores that overlap in part.
+        self.memory.store_u16(self.setup.device_area, event.position.to_le(), Ordering::Relaxed)?;
+        self.memory.store_u16(self.setup.device_area + 2, event.flags.to_le(), Ordering::Release)
     }
 }

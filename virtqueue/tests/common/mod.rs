@@ -1,11 +1,15 @@
 //! What the tests of queues share: a driver's queue and the device's end of it, in one memory.
 #![allow(dead_code, reason = "each file of tests uses a part of it")]
 
+pub(crate) mod forms;
+
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use testing_device::{Chain, DeviceRing, RawRing, RingMover, RingSetup, TestMemory};
+#[allow(unused_imports, reason = "each file of tests uses a part of it")]
+pub(crate) use forms::{DeviceEnd, EitherPacked, EitherSplit, Form, in_every_form, in_packed_forms};
+use testing_device::{Chain, RingMover, RingSetup, TestMemory};
 use virtio_spec::Features;
 use virtqueue::{Access, Attachment, ChainError, Queue, Settings, Token};
 
@@ -21,29 +25,39 @@ impl Attachment for Tag {
 }
 
 /// A queue of 8 entries with chains of up to 8 descriptors.
-pub(crate) fn settings(indirect: bool, event_idx: bool) -> Settings {
-    Settings { chain_max: 8, indirect, event_idx, ..Settings::new(8) }
+pub(crate) fn settings<F: Form>(indirect: bool, event_idx: bool) -> Settings {
+    Settings { chain_max: 8, indirect, event_idx, ..of_size::<F>(8) }
+}
+
+/// A queue of so many entries without optional features.
+pub(crate) fn of_size<F: Form>(size: u16) -> Settings {
+    Settings { packed: F::PACKED, ..Settings::new(size) }
+}
+
+/// The interfaces on which a ring can be: those with the layout of virtio 1.0, and the legacy one where there is one.
+pub(crate) fn interfaces<F: Form>() -> &'static [Option<usize>] {
+    if F::PACKED { &[None] } else { &[None, Some(4096)] }
 }
 
 /// The shapes in which most things are tested: direct and indirect, modern and legacy.
-pub(crate) fn shapes(size: u16, chain_max: u16) -> Vec<Settings> {
+pub(crate) fn shapes<F: Form>(size: u16, chain_max: u16) -> Vec<Settings> {
     let mut shapes = Vec::new();
     for indirect in [true, false] {
-        for contiguous_align in [None, Some(4096)] {
-            shapes.push(Settings { chain_max, indirect, contiguous_align, ..Settings::new(size) });
+        for &contiguous_align in interfaces::<F>() {
+            shapes.push(Settings { chain_max, indirect, contiguous_align, ..of_size::<F>(size) });
         }
     }
     shapes
 }
 
 /// A queue, and the device's end of it.
-pub(crate) struct Rig<M: TestMemory, T: Attachment = Tag> {
+pub(crate) struct Rig<M: TestMemory, F: Form, T: Attachment = Tag> {
     pub(crate) memory: M,
-    pub(crate) queue: Queue<M, T>,
-    pub(crate) device: DeviceRing,
+    pub(crate) queue: Queue<M, T, F::Format>,
+    pub(crate) device: F::Device,
 }
 
-impl<M: TestMemory, T: Attachment> Rig<M, T> {
+impl<M: TestMemory, F: Form, T: Attachment> Rig<M, F, T> {
     /// A rig with any attachment.
     pub(crate) fn of(memory: &M, settings: Settings) -> Self {
         let mut queue = Queue::new(memory.clone(), settings).unwrap();
@@ -52,6 +66,7 @@ impl<M: TestMemory, T: Attachment> Rig<M, T> {
         features.set(Features::VERSION_1, settings.contiguous_align.is_none());
         features.set(Features::INDIRECT_DESC, settings.indirect);
         features.set(Features::EVENT_IDX, settings.event_idx);
+        features.set(Features::RING_PACKED, settings.packed);
         let setup = RingSetup {
             size: settings.size,
             descriptor_area: areas.descriptor_area,
@@ -59,10 +74,10 @@ impl<M: TestMemory, T: Attachment> Rig<M, T> {
             device_area: areas.device_area,
             features,
         };
-        Self { memory: memory.clone(), queue, device: DeviceRing::new(Arc::new(memory.clone()), setup) }
+        Self { memory: memory.clone(), queue, device: F::Device::new(Arc::new(memory.clone()), setup) }
     }
 
-    pub(crate) fn raw(&self) -> &RawRing {
+    pub(crate) fn raw(&self) -> &<F::Device as DeviceEnd>::Raw {
         self.device.raw()
     }
 
@@ -110,7 +125,7 @@ impl<M: TestMemory, T: Attachment> Rig<M, T> {
     }
 }
 
-impl<M: TestMemory> Rig<M> {
+impl<M: TestMemory, F: Form> Rig<M, F> {
     pub(crate) fn new(memory: &M, settings: Settings) -> Self {
         Self::of(memory, settings)
     }
