@@ -49,7 +49,7 @@ pub struct Resized {
 pub struct Recovered {
     /// Requests that were issued again: somebody waits for them.
     pub reissued: u32,
-    /// Requests that were not, and have ended: cancelled and dropped ones, and flushes.
+    /// Requests that were not, and have ended: cancelled and dropped ones, flushes, and writes to zones.
     pub ended: u32,
     /// In write-back mode, writes had completed that no flush has covered: they may be lost.
     pub writes_in_doubt: bool,
@@ -152,7 +152,8 @@ impl<T: Transport, M: Memory> Device<T, M> {
     ///
     /// The device is reset, and gets the same features, queues and cache mode again. Requests that somebody waits for are
     /// issued again. Those that were cancelled or dropped are not, as a late write could overwrite newer data; nor are
-    /// flushes, which end with [`Error::FlushInDoubt`]. What the device had completed before the reset has completed.
+    /// flushes, which end with [`Error::FlushInDoubt`], nor writes to the zones of a host-managed disk and appends, which
+    /// end with [`Error::ZoneWriteInDoubt`]. What the device had completed before the reset has completed.
     ///
     /// `queues` are all queues of the device, each once: nobody uses them meanwhile.
     ///

@@ -163,8 +163,8 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     /// [`Error::NotNegotiated`] on a disk without FLUSH, where there is nothing to be done; [`Error::Device`] when the
     /// device could not: then nothing is known of the writes since the last flush that was `Ok`.
     pub fn flush(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
-        let result = self.blocking().single(Operation::Flush, wait);
-        self.stop_if_fatal(result)
+        let result = self.blocking().one(Operation::Flush, 0, Pieces::readable(&[]), wait);
+        self.stop_if_fatal(result).map(drop)
     }
 
     /// Reads the name that the device has on its host.
@@ -176,7 +176,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     pub fn device_id(&mut self, wait: &mut impl Wait) -> Result<DeviceId, Error> {
         let mut id = DeviceId::EMPTY;
         let mut buffers: [&mut [u8]; 1] = [id.bytes_mut()];
-        let result = self.blocking().id(Pieces::writable(&mut buffers), wait);
+        let result = self.blocking().one(Operation::DeviceId, 0, Pieces::writable(&mut buffers), wait);
         self.stop_if_fatal(result)?;
         Ok(id)
     }
@@ -282,7 +282,9 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     }
 
     #[allow(clippy::type_complexity, reason = "the type of a closure has no shorter name")]
-    fn blocking(&mut self) -> Blocking<'_, M, T::Notifier, B, R, impl FnMut(&mut Queue<M, T::Notifier, B, R>)> {
+    pub(crate) fn blocking(
+        &mut self,
+    ) -> Blocking<'_, M, T::Notifier, B, R, impl FnMut(&mut Queue<M, T::Notifier, B, R>)> {
         let Self { device, queue } = self;
         Blocking::new(queue, |queue| {
             device.stop_at_any_cost();
@@ -292,7 +294,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     }
 
     /// Resets a device that has broken the rules, as nothing that it says can be trusted.
-    fn stop_if_fatal<V>(&mut self, result: Result<V, Error>) -> Result<V, Error> {
+    pub(crate) fn stop_if_fatal<V>(&mut self, result: Result<V, Error>) -> Result<V, Error> {
         if matches!(result, Err(Error::Violation(_) | Error::GaveUp)) && self.device.stop(&mut AT_DROP.clone()).is_ok()
         {
             // SAFETY: the reset was acknowledged.

@@ -8,6 +8,7 @@ use virtqueue::{ChainError, MemoryError, QueueSetupError, Violation};
 
 use crate::features::FeatureSet;
 use crate::request::Operation;
+use crate::zone_report::ZoneReportError;
 
 /// Why a disk could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,13 @@ pub enum OpenError {
     BlockSize {
         /// The size in bytes; expected is a power of two of at least 512.
         found: u32,
+    },
+    /// The device has zones of a size that no driver can use.
+    ZoneSize {
+        /// The size in sectors; expected is a multiple of the block size, and not 0.
+        found: u32,
+        /// The number of sectors of a logical block.
+        block_sectors: u32,
     },
     /// The device has fewer entries for a queue than any request needs.
     QueueTooSmall {
@@ -60,6 +68,11 @@ impl fmt::Display for OpenError {
             Self::BlockSize { found } => {
                 write!(f, "the disk has blocks of {found} bytes, expected a power of two of at least 512")
             }
+            Self::ZoneSize { found, block_sectors } => write!(
+                f,
+                "the disk has zones of {found} sectors, expected whole blocks of {block_sectors} sectors; forbid ZONED \
+                 to use it without zones"
+            ),
             Self::QueueTooSmall { queue, max } => {
                 write!(f, "queue {queue} can have {max} entries, expected at least 4")
             }
@@ -124,8 +137,89 @@ pub enum Error {
         /// The number of sectors that the disk has.
         capacity_sectors: u64,
     },
-    /// The request has no data, and needs some.
+    /// The request has no data, and needs some; or a range without sectors.
     Empty,
+    /// A range, or the data of an append, is longer than the device allows.
+    TooManySectors {
+        /// The operation.
+        operation: Operation,
+        /// The number of sectors.
+        sectors: u64,
+        /// The most that one may have.
+        max_sectors: u32,
+    },
+    /// A request has more ranges than the device allows, or than the driver has room for.
+    TooManyRanges {
+        /// The operation.
+        operation: Operation,
+        /// The number of ranges.
+        found: usize,
+        /// The most that one request may have.
+        max: usize,
+    },
+    /// A range does not start and end where the device wants it to.
+    UnalignedRange {
+        /// The operation.
+        operation: Operation,
+        /// The first sector.
+        sector: u64,
+        /// The number of sectors.
+        sectors: u64,
+        /// What both are to be multiples of.
+        alignment_sectors: u64,
+    },
+    /// A request goes beyond the end of its zone, on a host-managed zoned disk.
+    CrossesZone {
+        /// The first sector.
+        sector: u64,
+        /// The number of sectors.
+        sectors: u64,
+        /// The size of a zone in sectors.
+        zone_sectors: u32,
+    },
+    /// A write to a zone does not start and end at a multiple of the write granularity.
+    WriteGranularity {
+        /// The first sector.
+        sector: u64,
+        /// The length in bytes.
+        bytes: usize,
+        /// What start and length are to be multiples of, in bytes.
+        granularity_bytes: u32,
+    },
+    /// A request for a zone names a sector that is not the first of one.
+    NotZoneStart {
+        /// The operation.
+        operation: Operation,
+        /// The sector.
+        sector: u64,
+        /// The size of a zone in sectors.
+        zone_sectors: u32,
+    },
+    /// The buffer is too short for what the device is asked for.
+    AnswerTooShort {
+        /// The operation.
+        operation: Operation,
+        /// The length of the buffer in bytes.
+        bytes: usize,
+        /// The least that it needs.
+        min_bytes: usize,
+    },
+    /// The device says that it appended to the zone, but names a sector that is not in the zone. Where the data is, if it
+    /// was written, is unknown.
+    MisplacedAppend {
+        /// The first sector of the zone.
+        sector: u64,
+    },
+    /// What the device reports of its zones makes no sense.
+    ZoneReport(ZoneReportError),
+    /// A reset cut off a write to a zone. It may have happened, and is not done again: a report tells where the write
+    /// pointer is.
+    ZoneWriteInDoubt {
+        /// The operation.
+        operation: Operation,
+        /// The first sector of the write; of an append, of its zone.
+        sector: u64,
+    },
     /// A write to a disk that takes none (RO).
     ReadOnly,
     /// The operation belongs to a feature that was not negotiated.
@@ -204,6 +298,16 @@ pub enum DeviceError {
     Io,
     /// The device does not know the request (UNSUPP).
     Unsupported,
+    /// The zone's type or state does not allow the request, or the request goes beyond what the zone can hold
+    /// (ZONE_INVALID_CMD).
+    ZoneInvalidCommand,
+    /// The write does not begin at the zone's write pointer, or is no multiple of the write granularity
+    /// (ZONE_UNALIGNED_WP).
+    ZoneUnalignedWritePointer,
+    /// More zones would be open than the device can have open (ZONE_OPEN_RESOURCE).
+    ZoneOpenResource,
+    /// More zones would be active than the device can have active (ZONE_ACTIVE_RESOURCE).
+    ZoneActiveResource,
     /// The device returned the request without an answer.
     NoStatus,
     /// The device answered with a number that means nothing.
@@ -216,6 +320,10 @@ impl DeviceError {
         match RequestStatus(status) {
             RequestStatus::IOERR => Self::Io,
             RequestStatus::UNSUPP => Self::Unsupported,
+            RequestStatus::ZONE_INVALID_CMD => Self::ZoneInvalidCommand,
+            RequestStatus::ZONE_UNALIGNED_WP => Self::ZoneUnalignedWritePointer,
+            RequestStatus::ZONE_OPEN_RESOURCE => Self::ZoneOpenResource,
+            RequestStatus::ZONE_ACTIVE_RESOURCE => Self::ZoneActiveResource,
             RequestStatus(status) if status == unanswered => Self::NoStatus,
             RequestStatus(status) => Self::Unknown(status),
         }
@@ -227,6 +335,10 @@ impl fmt::Display for DeviceError {
         match self {
             Self::Io => write!(f, "an I/O error"),
             Self::Unsupported => write!(f, "that it does not support it"),
+            Self::ZoneInvalidCommand => write!(f, "that the zone does not allow it"),
+            Self::ZoneUnalignedWritePointer => write!(f, "that it is not at the write pointer of the zone"),
+            Self::ZoneOpenResource => write!(f, "that too many zones are open; close or finish one first"),
+            Self::ZoneActiveResource => write!(f, "that too many zones are active; finish or reset one first"),
             Self::NoStatus => write!(f, "without a status"),
             Self::Unknown(status) => write!(f, "status {status}, which has no meaning"),
         }
@@ -249,6 +361,44 @@ impl fmt::Display for Error {
                 "{sectors} sectors from sector {sector} on do not lie on a disk of {capacity_sectors} sectors"
             ),
             Self::Empty => write!(f, "the request has no data"),
+            Self::TooManySectors { operation, sectors, max_sectors } => {
+                write!(f, "a {operation} of {sectors} sectors is longer than the {max_sectors} that the disk allows")
+            }
+            Self::TooManyRanges { operation, found, max } => {
+                write!(f, "a {operation} of {found} ranges has more than the {max} that one request may have")
+            }
+            Self::UnalignedRange { operation, sector, sectors, alignment_sectors } => write!(
+                f,
+                "a {operation} of {sectors} sectors from sector {sector} on does not start and end at multiples of \
+                 {alignment_sectors} sectors"
+            ),
+            Self::CrossesZone { sector, sectors, zone_sectors } => write!(
+                f,
+                "{sectors} sectors from sector {sector} on are not in one zone of {zone_sectors} sectors; split the \
+                 request at the end of the zone"
+            ),
+            Self::WriteGranularity { sector, bytes, granularity_bytes } => write!(
+                f,
+                "a write of {bytes} bytes at sector {sector} does not start and end at multiples of \
+                 {granularity_bytes} bytes, the write granularity of the zones"
+            ),
+            Self::NotZoneStart { operation, sector, zone_sectors } => write!(
+                f,
+                "a {operation} names the first sector of a zone of {zone_sectors} sectors, found sector {sector}"
+            ),
+            Self::AnswerTooShort { operation, bytes, min_bytes } => {
+                write!(f, "the answer to a {operation} needs a buffer of at least {min_bytes} bytes, found {bytes}")
+            }
+            Self::MisplacedAppend { sector } => write!(
+                f,
+                "the device says that it appended to the zone at sector {sector}, but at a sector that is not in it"
+            ),
+            Self::ZoneReport(error) => write!(f, "{error}"),
+            Self::ZoneWriteInDoubt { operation, sector } => write!(
+                f,
+                "the {operation} of sector {sector} was cut off by a reset and may have happened; the zone's write \
+                 pointer tells"
+            ),
             Self::ReadOnly => write!(f, "the disk is read-only"),
             Self::NotNegotiated { operation, feature } => {
                 write!(f, "the disk does not have the feature of a {operation}: {feature}")
@@ -292,6 +442,12 @@ impl core::error::Error for Error {}
 impl From<ConfigError> for Error {
     fn from(error: ConfigError) -> Self {
         Self::Config(error)
+    }
+}
+
+impl From<ZoneReportError> for Error {
+    fn from(error: ZoneReportError) -> Self {
+        Self::ZoneReport(error)
     }
 }
 

@@ -34,7 +34,9 @@ impl FeatureSet {
             .union(BlockFeatures::MQ)
             .union(BlockFeatures::DISCARD)
             .union(BlockFeatures::WRITE_ZEROES)
+            .union(BlockFeatures::LIFETIME)
             .union(BlockFeatures::SECURE_ERASE)
+            .union(BlockFeatures::ZONED)
             .bits()
             | Features::ANY_LAYOUT
                 .union(Features::INDIRECT_DESC)
@@ -43,6 +45,7 @@ impl FeatureSet {
                 .union(Features::NOTIFICATION_DATA)
                 .union(Features::RING_PACKED)
                 .union(Features::IN_ORDER)
+                .union(Features::ACCESS_PLATFORM)
                 .bits(),
     );
 

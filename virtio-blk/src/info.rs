@@ -4,9 +4,11 @@ use core::mem::offset_of;
 
 use virtio_spec::block::{
     BlockConfig, BlockFeatures, CacheMode as CacheModeByte, Geometry as GeometryConfig, Topology as TopologyConfig,
+    ZoneModel, ZonedCharacteristics,
 };
 use virtio_transport::{ConfigError, ConfigSpace, Transport};
 
+use crate::erase::SectorRange;
 use crate::error::OpenError;
 use crate::features::FeatureSet;
 use crate::{SECTOR_BYTES, sectors_to_bytes};
@@ -46,6 +48,8 @@ pub struct Info {
     pub write_zeroes_may_unmap: bool,
     /// Limits of secure-erase requests (SECURE_ERASE).
     pub secure_erase: Option<EraseLimits>,
+    /// The zones (ZONED); `None` also for a device that has the feature and no zones.
+    pub zoned: Option<Zoned>,
 }
 
 /// Cylinders, heads and sectors, for software that still asks.
@@ -75,12 +79,63 @@ pub struct Topology {
 /// The limits of requests that erase ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EraseLimits {
-    /// The most sectors of one range.
+    /// The most sectors of one range. 0, which the specification does not have, is taken for any number.
     pub max_sectors: u32,
-    /// The most ranges of one request.
+    /// The most ranges of one request. 0, which the specification does not have, is taken for one.
     pub max_segments: u32,
-    /// Ranges should start and end at multiples of this many sectors; at least 1.
+    /// Ranges start and end at multiples of this many sectors, and of whole blocks; at least 1.
     pub alignment_sectors: u32,
+}
+
+impl EraseLimits {
+    /// The part of a range that is aligned: for a discard, which may leave out what it cannot do. `None`: there is none.
+    ///
+    /// ```
+    /// use virtio_blk::{EraseLimits, SectorRange};
+    ///
+    /// let limits = EraseLimits { max_sectors: 1024, max_segments: 1, alignment_sectors: 8 };
+    /// let freed = SectorRange { sector: 3, sectors: 30 };
+    /// assert_eq!(limits.aligned_part(freed), Some(SectorRange { sector: 8, sectors: 24 }));
+    /// ```
+    #[must_use]
+    pub fn aligned_part(&self, range: SectorRange) -> Option<SectorRange> {
+        let alignment = u64::from(self.alignment_sectors.max(1));
+        let sector = range.sector.checked_next_multiple_of(alignment)?;
+        let end = range.sector.checked_add(range.sectors)?;
+        let end = end - end % alignment;
+        let sectors = end.checked_sub(sector).filter(|sectors| *sectors > 0)?;
+        Some(SectorRange { sector, sectors })
+    }
+}
+
+/// How a zoned device is divided, and what it allows (5.2.4, "Device configuration layout").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Zoned {
+    /// Who keeps the order of writes: [`ZoneModel::HM`], the driver must; [`ZoneModel::HA`], it should.
+    pub model: ZoneModel,
+    /// The size of a zone in sectors; the last one may be smaller. Not 0.
+    pub zone_sectors: u32,
+    /// How many zones can be open at a time; `None`: any number.
+    pub max_open_zones: Option<u32>,
+    /// How many zones can be open or closed, that is, partly written, at a time; `None`: any number.
+    pub max_active_zones: Option<u32>,
+    /// The most sectors of an append; 0: the device has no appends.
+    pub max_append_sectors: u32,
+    /// What position and length of a write to a sequential zone are multiples of, in bytes. Not 0.
+    pub write_granularity_bytes: u32,
+}
+
+impl Zoned {
+    /// The first sector of the zone that a sector is in.
+    #[must_use]
+    pub fn zone_start(&self, sector: u64) -> u64 {
+        sector - sector % u64::from(self.zone_sectors.max(1))
+    }
+
+    /// Whether writes to sequential zones must be in order, and no request may go beyond its zone.
+    pub(crate) fn is_host_managed(&self) -> bool {
+        self.model == ZoneModel::HM
+    }
 }
 
 /// When a completed write is safe from a power cut.
@@ -108,6 +163,12 @@ impl CacheMode {
 /// The offset of the byte that holds the cache mode.
 pub(crate) const WRITEBACK: usize = offset_of!(BlockConfig, writeback);
 
+/// Whether a device that offers ZONED is host-managed: then DISCARD is not accepted (5.2.5.1).
+pub(crate) fn is_host_managed<T: Transport>(config: &ConfigSpace<'_, T>) -> Result<bool, ConfigError> {
+    let model = config.u8(offset_of!(BlockConfig, zoned) + offset_of!(ZonedCharacteristics, model))?;
+    Ok(ZoneModel(model) == ZoneModel::HM)
+}
+
 /// Reads the capacity: a field that is always valid.
 pub(crate) fn read_capacity<T: Transport>(config: &ConfigSpace<'_, T>) -> Result<u64, ConfigError> {
     config.u64(offset_of!(BlockConfig, capacity))
@@ -122,6 +183,7 @@ impl Info {
     ) -> Result<RawInfo, ConfigError> {
         const GEOMETRY: usize = offset_of!(BlockConfig, geometry);
         const TOPOLOGY: usize = offset_of!(BlockConfig, topology);
+        const ZONED: usize = offset_of!(BlockConfig, zoned);
         let has = |feature: BlockFeatures| features.contains(feature);
         let limits = |feature, max_sectors, max_segments, alignment: Option<usize>| {
             if !has(feature) {
@@ -175,6 +237,16 @@ impl Info {
                 offset_of!(BlockConfig, max_secure_erase_seg),
                 Some(offset_of!(BlockConfig, secure_erase_sector_alignment)),
             )?,
+            zoned: optional(has(BlockFeatures::ZONED), || {
+                Ok(RawZoned {
+                    zone_sectors: config.u32(ZONED + offset_of!(ZonedCharacteristics, zone_sectors))?,
+                    max_open_zones: config.u32(ZONED + offset_of!(ZonedCharacteristics, max_open_zones))?,
+                    max_active_zones: config.u32(ZONED + offset_of!(ZonedCharacteristics, max_active_zones))?,
+                    max_append_sectors: config.u32(ZONED + offset_of!(ZonedCharacteristics, max_append_sectors))?,
+                    write_granularity: config.u32(ZONED + offset_of!(ZonedCharacteristics, write_granularity))?,
+                    model: config.u8(ZONED + offset_of!(ZonedCharacteristics, model))?,
+                })
+            })?,
         })
     }
 
@@ -184,6 +256,10 @@ impl Info {
         if !block_bytes.is_power_of_two() || block_bytes < SECTOR_BYTES as u32 {
             return Err(OpenError::BlockSize { found: block_bytes });
         }
+        let zoned = match raw.zoned {
+            Some(zoned) if ZoneModel(zoned.model) != ZoneModel::NONE => Some(zoned.resolve(block_bytes)?),
+            _ => None,
+        };
         Ok(Self {
             features,
             capacity_sectors: raw.capacity_sectors,
@@ -199,6 +275,7 @@ impl Info {
             write_zeroes: raw.write_zeroes,
             write_zeroes_may_unmap: raw.write_zeroes_may_unmap.is_some_and(|byte| byte != 0),
             secure_erase: raw.secure_erase,
+            zoned,
         })
     }
 
@@ -231,6 +308,36 @@ pub(crate) struct RawInfo {
     write_zeroes: Option<EraseLimits>,
     write_zeroes_may_unmap: Option<u8>,
     secure_erase: Option<EraseLimits>,
+    zoned: Option<RawZoned>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct RawZoned {
+    zone_sectors: u32,
+    max_open_zones: u32,
+    max_active_zones: u32,
+    max_append_sectors: u32,
+    write_granularity: u32,
+    model: u8,
+}
+
+impl RawZoned {
+    /// Zones are whole blocks; a limit of 0 is none.
+    fn resolve(self, block_bytes: u32) -> Result<Zoned, OpenError> {
+        let block_sectors = block_bytes / SECTOR_BYTES as u32;
+        if self.zone_sectors == 0 || self.zone_sectors % block_sectors != 0 {
+            return Err(OpenError::ZoneSize { found: self.zone_sectors, block_sectors });
+        }
+        let limit = |limit: u32| (limit != 0).then_some(limit);
+        Ok(Zoned {
+            model: ZoneModel(self.model),
+            zone_sectors: self.zone_sectors,
+            max_open_zones: limit(self.max_open_zones),
+            max_active_zones: limit(self.max_active_zones),
+            max_append_sectors: self.max_append_sectors,
+            write_granularity_bytes: self.write_granularity.max(block_bytes),
+        })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -28,7 +28,7 @@
 //!
 //! From the outside in: [`Disk`] (`disk`) is a [`Device`] (`device`) with one [`Queue`] (`queue`), which [`Setup`]
 //! (`setup`) made. A request (`request`) is checked against the disk's limits (`limits`, from `info`) before it goes on
-//! the ring. Calls that wait (`blocking`) are made from calls that do not.
+//! the ring (`chain`). Calls that wait (`blocking`) are made from calls that do not.
 
 #![no_std]
 #![cfg_attr(
@@ -41,14 +41,17 @@ extern crate alloc;
 
 mod blocking;
 mod buffer;
+mod chain;
 mod device;
 mod device_id;
 mod disk;
 mod epoch;
+mod erase;
 mod error;
 mod exclusive;
 mod features;
 mod info;
+mod lifetime;
 mod limits;
 mod options;
 mod pieces;
@@ -57,23 +60,29 @@ mod request;
 mod setup;
 mod task;
 mod waiters;
+mod zone_report;
+mod zones;
 
 pub use buffer::{Buffer, NoBuffer, RawBuffer};
 pub use device::{Device, Recovered, Resized};
 pub use device_id::DeviceId;
 pub use disk::{Disk, NotShutDown};
+pub use erase::{RANGES_MAX, SectorRange, Unmap};
 pub use error::{DeviceError, Error, OpenError};
 pub use exclusive::Exclusive;
 pub use features::FeatureSet;
-pub use info::{CacheMode, EraseLimits, Geometry, Info, Topology};
+pub use info::{CacheMode, EraseLimits, Geometry, Info, Topology, Zoned};
+pub use lifetime::Lifetime;
 pub use options::Options;
 pub use queue::{Completion, Queue, Rejected};
 pub use request::Operation;
 pub use setup::Setup;
-pub use task::{AsyncQueue, Causes, Failed, Flush, SharedQueue, Transfer};
+pub use task::{AsyncQueue, Causes, Command, Failed, Flush, SharedQueue, Transfer};
+pub use zone_report::{Zone, ZoneReport, ZoneReportError};
+pub use zones::{Append, ZoneAction};
 // The types of other crates that stand in the signatures here.
 pub use virtio_spec::Features;
-pub use virtio_spec::block::BlockFeatures;
+pub use virtio_spec::block::{BlockFeatures, LifetimeEstimate, PreEolInfo, ZoneModel, ZoneState, ZoneType};
 pub use virtqueue::{Either, InOrder, Packed, RingFormat, Split, Token};
 
 /// The example in the README is compiled, too.

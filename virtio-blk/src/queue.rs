@@ -5,10 +5,12 @@ use core::task::Waker;
 
 use virtio_spec::block::RequestStatus;
 use virtio_transport::{Notifier, Wait};
-use virtqueue::{Access, ChainError, Memory, Queue as Ring, Ready, RingFormat, SlotMemory, Split, Token, Used};
+use virtqueue::{Memory, Queue as Ring, RingFormat, Split, Token, Used};
 
 use crate::buffer::{Buffer, NoBuffer, RawBuffer};
+use crate::chain::{access, appended_sector, chain, range_chain, write_header};
 use crate::epoch::{Epoch, FlushNumber};
+use crate::erase::Ranges;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::request::{Ending, Operation, Owner, Pending, slot};
@@ -79,7 +81,8 @@ pub struct Completion<B> {
     pub token: Token,
     /// What was asked for.
     pub operation: Operation,
-    /// The first sector of it; 0 for an operation that has none.
+    /// The first sector of it; of a zone append that went well, the first sector where the data landed; 0 for an operation
+    /// that has none.
     pub sector: u64,
     /// How it went.
     pub result: Result<(), Error>,
@@ -170,7 +173,7 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     ///
     /// [`Error::NotNegotiated`] on a disk that has no FLUSH; [`Error::QueueFull`].
     pub fn submit_flush(&mut self) -> Result<Token, Error> {
-        self.submit_without_data(Operation::Flush, Owner::Poller)
+        self.submit_without_data(Operation::Flush, 0, Owner::Poller)
     }
 
     /// Puts a read on the ring whose buffer is borrowed: for a kernel that puts the calling thread to sleep until it is
@@ -215,10 +218,64 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
         unsafe { self.start_one(operation, sector, buffer.cast(), buffer.len(), None, Owner::Poller) }
     }
 
-    pub(crate) fn submit_without_data(&mut self, operation: Operation, owner: Owner) -> Result<Token, Error> {
-        self.limits.check_feature(operation)?;
+    /// Puts a request on the ring that has no data.
+    pub(crate) fn submit_without_data(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        owner: Owner,
+    ) -> Result<Token, Error> {
+        self.limits.check_other(operation, sector, 0)?;
         // SAFETY: there is no data.
-        unsafe { self.start(operation, 0, core::iter::empty(), owner, None) }
+        unsafe { self.start(operation, sector, core::iter::empty(), owner, None) }
+    }
+
+    /// Puts a request on the ring whose data are ranges.
+    pub(crate) fn submit_ranges(
+        &mut self,
+        operation: Operation,
+        ranges: Ranges<'_>,
+        owner: Owner,
+    ) -> Result<Token, Error> {
+        self.limits.check_ranges(operation, ranges.ranges)?;
+        self.start_ranges(operation, ranges, owner)
+    }
+
+    /// Puts a request on the ring that owns a buffer and is no transfer.
+    pub(crate) fn submit_other(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        buffer: B,
+        owner: Owner,
+    ) -> Result<Token, Rejected<B>> {
+        let raw = buffer.into_raw();
+        let started = self.limits.check_other(operation, sector, raw.bytes).and_then(|bytes| {
+            // SAFETY: a `Buffer` that was given up stays valid, untouched by others, until it is taken back. That is
+            // when the device is done with it, or below, when the device never saw it.
+            unsafe { self.start(operation, sector, core::iter::once((raw.start, bytes)), owner, Some(raw)) }
+        });
+        started.map_err(|error| {
+            // SAFETY: the raw parts of a moment ago; the request was not submitted.
+            let buffer = unsafe { B::from_raw(raw) };
+            Rejected { error, buffer }
+        })
+    }
+
+    /// Puts a request on the ring whose buffer is borrowed, and which is no transfer.
+    ///
+    /// # Safety
+    ///
+    /// As for [`start`](Queue::start).
+    pub(crate) unsafe fn submit_other_borrowed(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        buffer: NonNull<[u8]>,
+    ) -> Result<Token, Error> {
+        let bytes = self.limits.check_other(operation, sector, buffer.len())?;
+        // SAFETY: as the caller promises.
+        unsafe { self.start(operation, sector, core::iter::once((buffer.cast(), bytes)), Owner::Poller, None) }
     }
 
     #[inline]
@@ -333,6 +390,23 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
         // SAFETY: as the caller promises.
         match unsafe { chain(&mut self.ring, operation, sector, data) } {
             Ok(chain) => Ok(chain.submit(Pending::new(operation, sector, owner, buffer))),
+            Err(error) => Err(Error::from_chain(error, self.limits.segments)),
+        }
+    }
+
+    /// Puts one request on the ring whose data are ranges: header, ranges, status, all of it in the slot.
+    pub(crate) fn start_ranges(
+        &mut self,
+        operation: Operation,
+        ranges: Ranges<'_>,
+        owner: Owner,
+    ) -> Result<Token, Error> {
+        if self.epoch.stopped() {
+            return Err(Error::Stopped);
+        }
+        let sector = ranges.ranges.first().map_or(0, |range| range.sector);
+        match range_chain(&mut self.ring, operation, sector, ranges) {
+            Ok(chain) => Ok(chain.submit(Pending::new(operation, sector, owner, None))),
             Err(error) => Err(Error::from_chain(error, self.limits.segments)),
         }
     }
@@ -495,13 +569,22 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     /// Takes note of what the device has left as the status of a request that it has used, and of what follows from it for
     /// the question which writes a flush has covered. To whom the request belongs.
     fn note(&mut self, token: Token, status: u8) -> Option<Owner> {
-        let pending = self.ring.attachment(token)?;
+        let (slot, pending) = self.ring.slot_and_attachment(token)?;
         pending.ending = Ending::Status(status);
         if status == RequestStatus::OK.0 {
             match pending.operation {
-                Operation::Write => self.last_write = Some(self.epoch.last_flush()),
                 Operation::Flush => self.epoch.flushed(FlushNumber::from_bits(pending.sector)),
-                Operation::Read | Operation::DeviceId => {}
+                operation if operation.writes() => self.last_write = Some(self.epoch.last_flush()),
+                _ => {}
+            }
+            if pending.operation == Operation::ZoneAppend {
+                let found = appended_sector(&slot);
+                if self.limits.is_in_zone(pending.sector, found) {
+                    pending.sector = found;
+                } else {
+                    log::warn!("virtio disk: an append to the zone at {} landed at {found}", pending.sector);
+                    pending.ending = Ending::Misplaced;
+                }
             }
         }
         Some(pending.owner)
@@ -595,12 +678,17 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
         operation: Operation,
         sector: u64,
         buffer: Option<B>,
+        ranges: Ranges<'_>,
     ) -> Result<Token, Failed<B>> {
+        let kept = |Rejected { error, buffer }| Failed { error, buffer: Some(buffer) };
+        let none = |error| Failed { error, buffer: None };
         match buffer {
-            Some(buffer) => self
-                .submit_for(operation, sector, buffer, Owner::Task)
-                .map_err(|Rejected { error, buffer }| Failed { error, buffer: Some(buffer) }),
-            None => self.submit_without_data(operation, Owner::Task).map_err(|error| Failed { error, buffer: None }),
+            Some(buffer) if operation.is_transfer() => {
+                self.submit_for(operation, sector, buffer, Owner::Task).map_err(kept)
+            }
+            Some(buffer) => self.submit_other(operation, sector, buffer, Owner::Task).map_err(kept),
+            None if operation.has_ranges() => self.submit_ranges(operation, ranges, Owner::Task).map_err(none),
+            None => self.submit_without_data(operation, sector, Owner::Task).map_err(none),
         }
     }
 
@@ -666,6 +754,9 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
                 Some(pending) if pending.cancelled || pending.owner == Owner::Nobody => Ending::Cancelled,
                 Some(pending) if pending.owner == Owner::Blocking => Ending::Cancelled,
                 Some(pending) if pending.operation == Operation::Flush => Ending::InDoubt,
+                // Done twice, it would be refused, or append the same again.
+                Some(pending) if self.limits.in_order(pending.operation) => Ending::InDoubt,
+                Some(pending) if pending.operation == Operation::ZoneAppend => Ending::InDoubt,
                 _ => continue,
             };
             // SAFETY: the ring was restarted just now.
@@ -767,40 +858,4 @@ fn completion<M: Memory, B: Buffer, R: RingFormat>(
     };
     used.free();
     completion
-}
-
-/// What the device does with the data of an operation.
-#[inline(always)]
-fn access(operation: Operation) -> Access {
-    if operation == Operation::Write { Access::DeviceReads } else { Access::DeviceWrites }
-}
-
-/// Builds the chain of a request.
-///
-/// # Safety
-///
-/// As for [`Queue::start`].
-unsafe fn chain<M: Memory, B: Buffer, R: RingFormat>(
-    ring: &mut Ring<M, Pending<B>, R>,
-    operation: Operation,
-    sector: u64,
-    data: impl Iterator<Item = (NonNull<u8>, usize)>,
-) -> Result<Ready<'_, M, Pending<B>, R>, ChainError> {
-    let mut chain = ring.chain()?;
-    write_header(chain.slot(), operation, sector);
-    chain.slot_part(slot::HEADER, slot::HEADER_BYTES, Access::DeviceReads)?;
-    for (start, bytes) in data {
-        // SAFETY: as the caller promises.
-        unsafe { chain.buffer(start, bytes, access(operation)) }?;
-    }
-    chain.slot_part(slot::STATUS, slot::STATUS_BYTES, Access::DeviceWrites)?;
-    chain.ready()
-}
-
-/// Writes the header of a request, and a status that no device leaves there. `sector` as it is [kept](Pending::sector).
-#[inline(always)]
-fn write_header<B: Buffer>(header: &SlotMemory<'_, Pending<B>>, operation: Operation, sector: u64) {
-    header.store_u32::<{ slot::TYPE }>(operation.request_type().0);
-    header.store_u64::<{ slot::SECTOR }>(operation.sector(sector));
-    header.store_u8::<{ slot::STATUS }>(slot::UNANSWERED);
 }

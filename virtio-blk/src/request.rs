@@ -4,7 +4,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::task::Waker;
 
-use virtio_spec::block::{RequestStatus, RequestType};
+use virtio_spec::block::{BlockFeatures, RequestStatus, RequestType};
 use virtqueue::{Attachment, Frame, Token};
 
 use crate::buffer::{Buffer, RawBuffer};
@@ -22,15 +22,84 @@ pub enum Operation {
     Flush,
     /// Read the name that the device has on its host.
     DeviceId,
+    /// Read how worn the device is (LIFETIME).
+    Lifetime,
+    /// Tell the device that ranges are not needed any more (DISCARD).
+    Discard,
+    /// Make ranges read as zeroes (WRITE_ZEROES).
+    WriteZeroes,
+    /// Erase ranges for good (SECURE_ERASE).
+    SecureErase,
+    /// Read what zones there are (ZONED).
+    ZoneReport,
+    /// Write at the write pointer of a zone (ZONED).
+    ZoneAppend,
+    /// Open a zone (ZONED).
+    ZoneOpen,
+    /// Close a zone (ZONED).
+    ZoneClose,
+    /// Make a zone full (ZONED).
+    ZoneFinish,
+    /// Make a zone empty (ZONED).
+    ZoneReset,
+    /// Make all sequential zones empty (ZONED).
+    ZoneResetAll,
 }
 
 impl Operation {
-    /// The sector that a header names: 0 for an operation that has none.
+    /// The first sector of a request, as it is named to the caller: 0 for an operation that has none.
     #[inline(always)]
     pub(crate) fn sector(self, sector: u64) -> u64 {
         match self {
-            Self::Read | Self::Write => sector,
-            Self::Flush | Self::DeviceId => 0,
+            Self::Flush | Self::DeviceId | Self::Lifetime | Self::ZoneResetAll => 0,
+            _ => sector,
+        }
+    }
+
+    /// The sector that a header names. Ranges have theirs in the data.
+    #[inline(always)]
+    pub(crate) fn header_sector(self, sector: u64) -> u64 {
+        if self.has_ranges() { 0 } else { self.sector(sector) }
+    }
+
+    /// Whether its data are ranges of sectors.
+    #[inline(always)]
+    pub(crate) fn has_ranges(self) -> bool {
+        matches!(self, Self::Discard | Self::WriteZeroes | Self::SecureErase)
+    }
+
+    /// Whether it moves sectors between the disk and a buffer, and is no append.
+    #[inline(always)]
+    pub(crate) fn is_transfer(self) -> bool {
+        matches!(self, Self::Read | Self::Write)
+    }
+
+    /// Whether it changes what sectors hold, so that a flush makes a difference to it.
+    pub(crate) fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::Discard | Self::WriteZeroes | Self::SecureErase | Self::ZoneAppend)
+    }
+
+    /// Whether a read-only device takes it.
+    pub(crate) fn only_reads(self) -> bool {
+        matches!(self, Self::Read | Self::Flush | Self::DeviceId | Self::Lifetime | Self::ZoneReport)
+    }
+
+    /// The feature that it belongs to; `None`: every device has it.
+    pub(crate) fn feature(self) -> Option<BlockFeatures> {
+        match self {
+            Self::Read | Self::Write | Self::DeviceId => None,
+            Self::Flush => Some(BlockFeatures::FLUSH),
+            Self::Lifetime => Some(BlockFeatures::LIFETIME),
+            Self::Discard => Some(BlockFeatures::DISCARD),
+            Self::WriteZeroes => Some(BlockFeatures::WRITE_ZEROES),
+            Self::SecureErase => Some(BlockFeatures::SECURE_ERASE),
+            Self::ZoneReport
+            | Self::ZoneAppend
+            | Self::ZoneOpen
+            | Self::ZoneClose
+            | Self::ZoneFinish
+            | Self::ZoneReset
+            | Self::ZoneResetAll => Some(BlockFeatures::ZONED),
         }
     }
 
@@ -42,6 +111,17 @@ impl Operation {
             Self::Write => RequestType::OUT,
             Self::Flush => RequestType::FLUSH,
             Self::DeviceId => RequestType::GET_ID,
+            Self::Lifetime => RequestType::GET_LIFETIME,
+            Self::Discard => RequestType::DISCARD,
+            Self::WriteZeroes => RequestType::WRITE_ZEROES,
+            Self::SecureErase => RequestType::SECURE_ERASE,
+            Self::ZoneReport => RequestType::ZONE_REPORT,
+            Self::ZoneAppend => RequestType::ZONE_APPEND,
+            Self::ZoneOpen => RequestType::ZONE_OPEN,
+            Self::ZoneClose => RequestType::ZONE_CLOSE,
+            Self::ZoneFinish => RequestType::ZONE_FINISH,
+            Self::ZoneReset => RequestType::ZONE_RESET,
+            Self::ZoneResetAll => RequestType::ZONE_RESET_ALL,
         }
     }
 }
@@ -53,23 +133,46 @@ impl fmt::Display for Operation {
             Self::Write => "write",
             Self::Flush => "flush",
             Self::DeviceId => "device id",
+            Self::Lifetime => "lifetime",
+            Self::Discard => "discard",
+            Self::WriteZeroes => "write zeroes",
+            Self::SecureErase => "secure erase",
+            Self::ZoneReport => "zone report",
+            Self::ZoneAppend => "zone append",
+            Self::ZoneOpen => "zone open",
+            Self::ZoneClose => "zone close",
+            Self::ZoneFinish => "zone finish",
+            Self::ZoneReset => "zone reset",
+            Self::ZoneResetAll => "reset of all zones",
         })
     }
 }
 
-/// The shared memory of a slot: the request's header and its status, written by the driver and read by the device, or
-/// the other way round (5.2.6, "Device Operation").
+/// The shared memory of a slot: the ranges of a request that has some, its header, and its status, written by the driver
+/// and read by the device, or the other way round (5.2.6, "Device Operation").
+///
+/// Header and status come last, next to the descriptors of the slot, as every request needs these.
 pub(crate) mod slot {
+    /// The offset of the ranges.
+    pub(crate) const RANGES: usize = 0;
+    /// The length of one range.
+    pub(crate) const RANGE_BYTES: usize = 16;
+    /// The most ranges that there is room for.
+    pub(crate) const RANGES_MAX: usize = 4;
     /// The header's offset. Its fields follow: type, a reserved one that stays zero, sector.
-    pub(crate) const HEADER: usize = 0;
+    pub(crate) const HEADER: usize = RANGES + RANGES_MAX * RANGE_BYTES;
     /// The offset of the type.
-    pub(crate) const TYPE: usize = 0;
+    pub(crate) const TYPE: usize = HEADER;
     /// The offset of the first sector.
-    pub(crate) const SECTOR: usize = 8;
+    pub(crate) const SECTOR: usize = HEADER + 8;
     /// The length of the header.
     pub(crate) const HEADER_BYTES: usize = 16;
+    /// The offset of what a zone append ends in: the sector where the data landed, and the status.
+    pub(crate) const TAIL: usize = HEADER + HEADER_BYTES;
+    /// The length of that.
+    pub(crate) const TAIL_BYTES: usize = STATUS + STATUS_BYTES - TAIL;
     /// The offset of the status.
-    pub(crate) const STATUS: usize = 16;
+    pub(crate) const STATUS: usize = TAIL + 8;
     /// The length of the status.
     pub(crate) const STATUS_BYTES: usize = 1;
     /// The length of the whole.
@@ -79,7 +182,11 @@ pub(crate) mod slot {
 
     const _: () = {
         use core::mem::{offset_of, size_of};
-        use virtio_spec::block::RequestHeader;
+        use virtio_spec::block::{DiscardWriteZeroes, RequestHeader, ZoneAppendTail};
+        assert!(RANGE_BYTES == size_of::<DiscardWriteZeroes>());
+        assert!(offset_of!(ZoneAppendTail, append_sector) == 0);
+        assert!(STATUS == TAIL + offset_of!(ZoneAppendTail, status));
+        assert!(TAIL_BYTES == size_of::<ZoneAppendTail>());
         assert!(TYPE == HEADER + offset_of!(RequestHeader, request_type));
         assert!(SECTOR == HEADER + offset_of!(RequestHeader, sector));
         assert!(HEADER_BYTES == size_of::<RequestHeader>());
@@ -108,8 +215,10 @@ pub(crate) enum Ending {
     Status(u8),
     /// It was cancelled, and cut off by a reset.
     Cancelled,
-    /// A flush that was cut off by a reset.
+    /// A reset cut off what must not be done twice: a flush, or a write to a zone.
     InDoubt,
+    /// The device says that an append landed where it cannot have.
+    Misplaced,
     /// The device is gone for good.
     GivenUp,
 }
@@ -128,7 +237,7 @@ pub(crate) struct Pending<B: Buffer> {
     pub(crate) cancelled: bool,
     /// If it goes well, there is nothing to do but to give it to whoever polls.
     pub(crate) plain: bool,
-    /// The first sector. Of a flush, its number.
+    /// The first sector; of an append that went well, of where it landed. Of a flush, its number.
     pub(crate) sector: u64,
     /// The buffer, if the request owns one.
     pub(crate) buffer: Held<B>,
@@ -220,7 +329,9 @@ impl<B: Buffer> Pending<B> {
                 Error::Device { operation, sector, status: DeviceError::from_status(status, slot::UNANSWERED) }
             }
             Ending::InFlight | Ending::Cancelled => Error::Cancelled { operation, sector },
-            Ending::InDoubt => Error::FlushInDoubt,
+            Ending::InDoubt if operation == Operation::Flush => Error::FlushInDoubt,
+            Ending::InDoubt => Error::ZoneWriteInDoubt { operation, sector },
+            Ending::Misplaced => Error::MisplacedAppend { sector },
             Ending::GivenUp => Error::GivenUp { operation, sector },
         }
     }

@@ -3,6 +3,7 @@
 use core::marker::PhantomData;
 
 use virtio_spec::Features;
+use virtio_spec::block::BlockFeatures;
 use virtio_spec::split_ring::MAX_QUEUE_SIZE;
 use virtio_transport::{DeviceType, Negotiation, QueueConfig, QueueError, QueueSetup, Transport, Wait};
 use virtqueue::{Memory, MemoryError, Queue as Ring, RingFormat, Settings, Split};
@@ -78,6 +79,13 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
             required = required | Features::IN_ORDER;
         } else {
             accepted = accepted.without(Features::IN_ORDER);
+        }
+        // A discard has no place on a disk whose zones are written in order (5.2.5.1).
+        if accepted.contains(BlockFeatures::ZONED)
+            && accepted.contains(BlockFeatures::DISCARD)
+            && device.read_config(crate::info::is_host_managed)?
+        {
+            accepted = accepted.without(BlockFeatures::DISCARD);
         }
         let missing = required.without(accepted);
         if !missing.is_empty() {

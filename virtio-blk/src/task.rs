@@ -9,6 +9,7 @@ use virtio_transport::{Interrupt, Notifier};
 use virtqueue::{Memory, RingFormat, Token};
 
 use crate::buffer::Buffer;
+use crate::erase::Ranges;
 use crate::error::Error;
 use crate::exclusive::Exclusive;
 use crate::queue::Queue;
@@ -128,12 +129,12 @@ impl<S: SharedQueue> AsyncQueue<S> {
 
     /// Reads from `sector` on, as many sectors as the buffer is long, in one request. Gives the buffer back.
     pub fn read(&self, sector: u64, buffer: S::Buffer) -> Transfer<'_, S> {
-        Transfer(Request::new(self, Operation::Read, sector, Some(buffer)))
+        Transfer::new(self, Operation::Read, sector, buffer)
     }
 
     /// Writes from `sector` on, as many sectors as the buffer is long, in one request. Gives the buffer back.
     pub fn write(&self, sector: u64, buffer: S::Buffer) -> Transfer<'_, S> {
-        Transfer(Request::new(self, Operation::Write, sector, Some(buffer)))
+        Transfer::new(self, Operation::Write, sector, buffer)
     }
 
     /// Makes writes safe from a power cut that had completed when this was first polled.
@@ -219,11 +220,14 @@ fn next_waker<M: Memory, N: Notifier, B: Buffer, R: RingFormat>(queue: &mut Queu
     Ok(Next::Again)
 }
 
-/// How a request of a task ended: with its buffer, if it has one.
-type Ended<B> = Result<Option<B>, Failed<B>>;
+/// How a request of a task ended: with its first sector, and its buffer, if it has one.
+type Ended<B> = Result<(u64, Option<B>), Failed<B>>;
+
+/// How a request of a task ended that was made with a buffer.
+pub(crate) type Completed<B> = Result<(u64, B), Failed<B>>;
 
 /// A request of a task.
-struct Request<'a, S: SharedQueue> {
+pub(crate) struct Request<'a, S: SharedQueue> {
     shared: &'a AsyncQueue<S>,
     operation: Operation,
     sector: u64,
@@ -244,13 +248,22 @@ enum State<B> {
 impl<S: SharedQueue> Unpin for Request<'_, S> {}
 
 impl<'a, S: SharedQueue> Request<'a, S> {
-    fn new(shared: &'a AsyncQueue<S>, operation: Operation, sector: u64, buffer: Option<S::Buffer>) -> Self {
+    pub(crate) fn new(shared: &'a AsyncQueue<S>, operation: Operation, sector: u64, buffer: Option<S::Buffer>) -> Self {
         Self { shared, operation, sector, state: State::New { buffer, ticket: None } }
     }
 
-    fn poll(&mut self, context: &Context<'_>) -> Poll<Ended<S::Buffer>> {
+    /// Polls a request that was made with a buffer.
+    pub(crate) fn poll_with_buffer(&mut self, context: &Context<'_>) -> Poll<Completed<S::Buffer>> {
+        self.poll(Ranges::NONE, context).map(|result| match result? {
+            (sector, Some(buffer)) => Ok((sector, buffer)),
+            // A request that was submitted with a buffer ends with it, unless it fails.
+            (_, None) => Err(Failed { error: Error::Empty, buffer: None }),
+        })
+    }
+
+    fn poll(&mut self, ranges: Ranges<'_>, context: &Context<'_>) -> Poll<Ended<S::Buffer>> {
         match core::mem::replace(&mut self.state, State::Ended) {
-            State::New { buffer, ticket } => self.submit(buffer, ticket, context),
+            State::New { buffer, ticket } => self.submit(buffer, ranges, ticket, context),
             State::Submitted(token) => self.look(token, context),
             State::Ended => Poll::Ready(Err(Failed { error: Error::Empty, buffer: None })),
         }
@@ -260,6 +273,7 @@ impl<'a, S: SharedQueue> Request<'a, S> {
     fn submit(
         &mut self,
         buffer: Option<S::Buffer>,
+        ranges: Ranges<'_>,
         mut ticket: Option<Ticket>,
         context: &Context<'_>,
     ) -> Poll<Ended<S::Buffer>> {
@@ -269,7 +283,7 @@ impl<'a, S: SharedQueue> Request<'a, S> {
         let (submitted, unused, next) = self.shared.queue.with(|queue| {
             let room = !queue.waiters().must_wait(ticket);
             let submitted = if room {
-                queue.submit_task(operation, sector, buffer)
+                queue.submit_task(operation, sector, buffer, ranges)
             } else {
                 Err(Failed { error: Error::QueueFull, buffer })
             };
@@ -339,7 +353,7 @@ impl<'a, S: SharedQueue> Request<'a, S> {
             return Poll::Pending;
         };
         Poll::Ready(match completion.result {
-            Ok(()) => Ok(completion.buffer),
+            Ok(()) => Ok((completion.sector, completion.buffer)),
             Err(error) => Err(Failed { error, buffer: completion.buffer }),
         })
     }
@@ -369,7 +383,8 @@ impl<S: SharedQueue> Drop for Request<'_, S> {
     }
 }
 
-/// A read or write of a task. Made by [`AsyncQueue::read`] and [`AsyncQueue::write`].
+/// A read or write of a task, or another request that gives its buffer back. Made by [`AsyncQueue::read`],
+/// [`AsyncQueue::write`], [`AsyncQueue::device_id`], [`AsyncQueue::lifetime`] and [`AsyncQueue::report_zones`].
 ///
 /// # Errors
 ///
@@ -377,15 +392,17 @@ impl<S: SharedQueue> Drop for Request<'_, S> {
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Transfer<'a, S: SharedQueue>(Request<'a, S>);
 
+impl<'a, S: SharedQueue> Transfer<'a, S> {
+    pub(crate) fn new(shared: &'a AsyncQueue<S>, operation: Operation, sector: u64, buffer: S::Buffer) -> Self {
+        Self(Request::new(shared, operation, sector, Some(buffer)))
+    }
+}
+
 impl<S: SharedQueue> Future for Transfer<'_, S> {
     type Output = Result<S::Buffer, Failed<S::Buffer>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.poll(context).map(|result| match result? {
-            Some(buffer) => Ok(buffer),
-            // A request that was submitted with a buffer ends with it, unless it fails.
-            None => Err(Failed { error: Error::Empty, buffer: None }),
-        })
+        self.0.poll_with_buffer(context).map(|result| result.map(|(_, buffer)| buffer))
     }
 }
 
@@ -402,6 +419,34 @@ impl<S: SharedQueue> Future for Flush<'_, S> {
     type Output = Result<(), Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.poll(context).map(|result| result.map(drop).map_err(Error::from))
+        self.0.poll(Ranges::NONE, context).map(|result| result.map(drop).map_err(Error::from))
+    }
+}
+
+/// A request of a task that moves no data: for ranges ([`AsyncQueue::discard`], [`AsyncQueue::write_zeroes`],
+/// [`AsyncQueue::secure_erase`]), or for zones ([`AsyncQueue::zone_action`], [`AsyncQueue::reset_all_zones`]).
+///
+/// # Errors
+///
+/// Those of the calls of [`Queue`] that submit such requests, but [`Error::QueueFull`]: a full queue is waited for.
+/// [`Error::Device`].
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Command<'a, S: SharedQueue> {
+    request: Request<'a, S>,
+    ranges: Ranges<'a>,
+}
+
+impl<'a, S: SharedQueue> Command<'a, S> {
+    pub(crate) fn new(shared: &'a AsyncQueue<S>, operation: Operation, sector: u64, ranges: Ranges<'a>) -> Self {
+        Self { request: Request::new(shared, operation, sector, None), ranges }
+    }
+}
+
+impl<S: SharedQueue> Future for Command<'_, S> {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let ranges = self.ranges;
+        self.request.poll(ranges, context).map(|result| result.map(drop).map_err(Error::from))
     }
 }

@@ -66,7 +66,11 @@ fn every_status_has_its_error() {
         [
             (RequestStatus::IOERR.0, DeviceError::Io),
             (RequestStatus::UNSUPP.0, DeviceError::Unsupported),
-            (3, DeviceError::Unknown(3)),
+            (3, DeviceError::ZoneInvalidCommand),
+            (4, DeviceError::ZoneUnalignedWritePointer),
+            (5, DeviceError::ZoneOpenResource),
+            (6, DeviceError::ZoneActiveResource),
+            (7, DeviceError::Unknown(7)),
             (77, DeviceError::Unknown(77)),
             (0xfe, DeviceError::Unknown(0xfe)),
             (0xff, DeviceError::NoStatus),

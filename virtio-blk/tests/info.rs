@@ -83,6 +83,7 @@ fn bare(interface: Interface) -> Info {
         write_zeroes: None,
         write_zeroes_may_unmap: false,
         secure_erase: None,
+        zoned: None,
     }
 }
 
@@ -166,8 +167,8 @@ fn a_field_whose_feature_is_forbidden_is_as_if_it_were_not_there() {
 #[test]
 fn features_that_the_driver_does_not_know_are_not_accepted() {
     let memory = ScatterMemory::new();
-    let more = (BlockFeatures::LIFETIME | BlockFeatures::ZONED).bits()
-        | (Features::RING_PACKED | Features::IN_ORDER | Features::RING_RESET | Features::ACCESS_PLATFORM).bits()
+    let more = (BlockFeatures::BARRIER | BlockFeatures::SCSI).bits()
+        | (Features::RING_PACKED | Features::IN_ORDER | Features::RING_RESET).bits()
         | 1 << 63
         | 1 << 50;
     let device = BlockDevice::builder().offer(more).build(&memory);

@@ -1,13 +1,16 @@
 //! What the tests of disks share: opening one on an in-process device, and buffers at chosen addresses.
 #![allow(dead_code, reason = "each file of tests uses a part of it")]
 
+use std::future::Future;
 use std::ops::{Deref, DerefMut};
+use std::pin::pin;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use testing_device::{BlockDevice, DeviceRegisters};
-use virtio_blk::{Buffer, Disk, NoBuffer, OpenError, Options, RawBuffer};
+use virtio_blk::{AsyncQueue, Buffer, Disk, NoBuffer, OpenError, Options, RawBuffer, SharedQueue};
 use virtio_transport::{Mmio, Spin};
 use virtqueue::{Access, Memory, MemoryError, PageRequest, Pages, Piece};
 
@@ -122,6 +125,7 @@ impl DerefMut for Placed {
 }
 
 /// A buffer on the heap that counts how many of its kind there are.
+#[derive(Debug)]
 pub(crate) struct Counted {
     pub(crate) bytes: Vec<u8>,
     pub(crate) alive: Arc<AtomicUsize>,
@@ -152,6 +156,25 @@ unsafe impl Buffer for Counted {
         // SAFETY: the box that `into_raw` gave up, which is taken back once.
         *unsafe { Box::from_raw(std::ptr::with_exposed_provenance_mut::<Self>(raw.extra)) }
     }
+}
+
+/// Such a buffer that nobody counts.
+pub(crate) fn counted(bytes: Vec<u8>) -> Counted {
+    Counted::new(bytes, &Arc::default())
+}
+
+/// Polls a future whose request is done as soon as the device was notified.
+#[track_caller]
+pub(crate) fn drive<S: SharedQueue, F: Future>(disk: &AsyncQueue<S>, future: F) -> F::Output {
+    let mut future = pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..3 {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        disk.process().unwrap();
+    }
+    panic!("it is not done");
 }
 
 /// A memory that panics at one of its calls: the next one for 0, the one after it for 1, and so on.
