@@ -112,7 +112,7 @@ pub(crate) struct Expected<'a> {
 }
 
 /// One thing that was checked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Row {
     what: &'static str,
     path: String,
@@ -264,14 +264,21 @@ impl Row {
         Self { what, path, bytes: bytes.to_string(), sha256, verdict }
     }
 
-    fn other(what: &'static str, verdict: Result<String, String>) -> Self {
+    /// Something that is about no file.
+    pub(crate) fn other(what: &'static str, verdict: Result<String, String>) -> Self {
         Self { what, path: String::new(), bytes: String::new(), sha256: String::new(), verdict }
+    }
+
+    /// What was checked, and what was found, if nothing is wrong.
+    pub(crate) fn found(&self) -> Option<(&'static str, &str)> {
+        Some((self.what, self.verdict.as_ref().ok()?))
     }
 
     /// What is wrong, if something is.
     pub(crate) fn problem(&self) -> Option<String> {
         let problem = self.verdict.as_ref().err()?;
-        Some(format!("{} {}: {problem}", self.what, self.path))
+        let separator = if self.path.is_empty() { "" } else { " " };
+        Some(format!("{}{separator}{}: {problem}", self.what, self.path))
     }
 }
 

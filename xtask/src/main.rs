@@ -8,7 +8,9 @@ mod digest;
 mod fat;
 mod guest;
 mod image;
+mod matrix;
 mod progress;
+mod properties;
 mod qemu;
 mod qmp;
 mod scenarios;
@@ -26,6 +28,7 @@ use clap::Parser;
 enum Command {
     Run(commands::run::Options),
     Test(commands::test::Options),
+    Matrix(commands::matrix::Options),
     Bench(commands::bench::Options),
     Miri(commands::miri::Options),
     PowerCuts(commands::power_cuts::Options),
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Run(options) => commands::run::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => commands::test::run(&options),
+        Command::Matrix(options) => commands::matrix::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Bench(options) => commands::bench::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Miri(options) => commands::miri::run(&options).map(|()| ExitCode::SUCCESS),
         Command::PowerCuts(options) => commands::power_cuts::run(&options).map(|()| ExitCode::SUCCESS),

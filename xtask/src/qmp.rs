@@ -51,6 +51,13 @@ impl Qmp {
         }
     }
 
+    /// Whether the one disk writes back, and does not write through.
+    pub(crate) fn writes_back(&mut self) -> Result<bool> {
+        let answer = self.execute("query-block", json!({}))?;
+        let writes_back = answer.pointer("/0/inserted/cache/writeback").and_then(Value::as_bool);
+        writes_back.with_context(|| format!("query-block names no cache mode: {answer}"))
+    }
+
     fn receive(&mut self) -> Result<Value> {
         let mut line = String::new();
         self.stream.read_line(&mut line).context("reading from QEMU's control socket")?;

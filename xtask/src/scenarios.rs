@@ -1,6 +1,7 @@
 //! What the guest does on a disk of its own, and what the host then checks: one file per demonstration.
 
 mod alien;
+pub(crate) mod blocks;
 mod crash;
 mod errors;
 mod mini;
@@ -29,6 +30,7 @@ pub(crate) type Scenario = fn(&Options) -> Result<()>;
 pub(crate) fn find(demo: &str) -> Option<Scenario> {
     match demo {
         "async" => Some(tasks::run),
+        "blocks" => Some(blocks::run),
         "errors" => Some(errors::run),
         "resize" => Some(resize::run),
         "crash" => Some(crash::run),

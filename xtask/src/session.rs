@@ -11,20 +11,43 @@ use crate::{
     qemu::{self, Cause, Ending, Machine},
 };
 
+/// What of a machine's output is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Show {
+    /// Nothing.
+    Nothing,
+    /// What the kernel prints.
+    Kernel,
+    /// What the firmware prints, too.
+    Everything,
+}
+
 /// Runs the machine until it ends, and hands over each report as it comes. An error of that ends nothing by itself, but
 /// is the result.
 pub(crate) fn observe(
     machine: &Machine<'_>,
     limit: Duration,
     verbose: bool,
+    answer: impl FnMut(&Report) -> Result<()>,
+) -> Result<(Ending, Observed)> {
+    observe_showing(if verbose { Show::Everything } else { Show::Kernel }, machine, limit, answer)
+}
+
+/// The same, for who wants to see less of it.
+pub(crate) fn observe_showing(
+    show: Show,
+    machine: &Machine<'_>,
+    limit: Duration,
     mut answer: impl FnMut(&Report) -> Result<()>,
 ) -> Result<(Ending, Observed)> {
-    let progress = Progress::new("booting the guest");
+    let progress = (show != Show::Nothing).then(|| Progress::new("booting the guest"));
     let mut observed = Observed::default();
     let mut problem = None;
     let ending = qemu::watch(&machine.command(), limit, |line| match Report::parse(line) {
         Some(Ok(report)) => {
-            progress.say(activity(&report));
+            if let Some(progress) = &progress {
+                progress.say(activity(&report));
+            }
             if let Err(error) = answer(&report) {
                 problem.get_or_insert(error);
             }
@@ -32,7 +55,11 @@ pub(crate) fn observe(
         }
         Some(Err(error)) => drop(problem.get_or_insert(error.into())),
         // Before the kernel reports that it runs, it is the firmware that prints.
-        None if observed.started() || verbose => progress.print(line),
+        None if observed.started() || show == Show::Everything => {
+            if let Some(progress) = &progress {
+                progress.print(line);
+            }
+        }
         None => (),
     });
     drop(progress);

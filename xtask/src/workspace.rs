@@ -3,11 +3,12 @@
 use std::{
     env,
     ffi::OsString,
-    fs,
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use duct::Expression;
 use serde_json::Value;
 
@@ -34,11 +35,35 @@ pub(crate) fn cargo_of<'a>(toolchain: &'a str, arguments: impl IntoIterator<Item
     duct::cmd("rustup", ["run", toolchain, "cargo"].into_iter().chain(arguments)).dir(root())
 }
 
-/// A folder for images and the like, which may be deleted at any time.
+/// A folder for images and the like, which may be deleted at any time. No other process that runs now has the same.
 pub(crate) fn scratch_folder() -> Result<PathBuf> {
-    let folder = Metadata::read()?.target_folder()?.join("xtask");
-    fs::create_dir_all(&folder).with_context(|| format!("making the folder {}", folder.display()))?;
-    Ok(folder)
+    /// The folder, and the lock of it, which is held until this process ends.
+    static FOLDER: Mutex<Option<(PathBuf, File)>> = Mutex::new(None);
+    let mut folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((folder, _)) = &*folder {
+        return Ok(folder.clone());
+    }
+    let all = Metadata::read()?.target_folder()?.join("xtask");
+    let (path, _) = folder.insert(claim_folder(&all)?);
+    Ok(path.clone())
+}
+
+/// Makes, in this folder, the first of the folders 1, 2, 3 and so on that no other process has.
+fn claim_folder(all: &Path) -> Result<(PathBuf, File)> {
+    for number in 1_u32.. {
+        let folder = all.join(number.to_string());
+        fs::create_dir_all(&folder).with_context(|| format!("making the folder {}", folder.display()))?;
+        let lock = folder.join("lock");
+        let file = File::create(&lock).with_context(|| format!("making {}", lock.display()))?;
+        match file.try_lock() {
+            Ok(()) => return Ok((folder, file)),
+            Err(TryLockError::WouldBlock) => (),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("locking {}", lock.display()));
+            }
+        }
+    }
+    bail!("all folders in {} are in use", all.display())
 }
 
 /// Runs a command that shows its own output, and turns a failure into one message.
@@ -80,5 +105,21 @@ impl Metadata {
             }
         }
         Ok(names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_belongs_to_one_process_until_that_ends() {
+        let all = tempfile::tempdir().unwrap();
+        // A lock belongs to an open file, so that within one process, too, the second one is refused.
+        let (first, lock) = claim_folder(all.path()).unwrap();
+        let (second, _other) = claim_folder(all.path()).unwrap();
+        assert_ne!(first, second);
+        drop(lock);
+        assert_eq!(claim_folder(all.path()).unwrap().0, first);
     }
 }

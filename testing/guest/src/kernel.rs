@@ -3,6 +3,7 @@
 mod boot;
 #[macro_use]
 mod console;
+mod bounce;
 mod demos;
 mod devices;
 mod fat;

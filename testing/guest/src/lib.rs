@@ -11,6 +11,7 @@
 extern crate alloc;
 
 mod arguments;
+pub mod blocks;
 mod checksum;
 pub mod dump;
 pub mod faults;
@@ -20,7 +21,7 @@ pub mod pattern;
 mod report;
 pub mod slices;
 
-pub use arguments::{Arguments, ArgumentsError};
+pub use arguments::{Arguments, ArgumentsError, MemoryKind, Ring};
 pub use checksum::checksum;
 pub use hex::hex;
-pub use report::{PREFIX, Report, ReportError};
+pub use report::{Geometry, PREFIX, Report, ReportError, Topology};

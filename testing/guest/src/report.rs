@@ -36,6 +36,41 @@ pub enum Report {
         /// Its size in sectors of 512 bytes.
         capacity_sectors: u64,
     },
+    /// What the driver and the disk have agreed on.
+    Negotiated {
+        /// How the disk is connected: `modern` or `legacy` registers in memory, or `pci`.
+        transport: String,
+        /// The bits of the features.
+        features: u64,
+        /// The number of entries of the queue.
+        queue_size: u16,
+    },
+    /// What the disk says of itself.
+    Properties {
+        /// The size of a logical block.
+        block_bytes: u32,
+        /// The geometry, if it has one.
+        geometry: Option<Geometry>,
+        /// The topology, if it has one.
+        topology: Option<Topology>,
+        /// Whether it writes back now, and does not write through.
+        write_back: bool,
+        /// Whether that can be changed.
+        cache_mode_can_change: bool,
+    },
+    /// The cache mode was changed. The kernel waits for the host, which looks what QEMU thinks of it, and then lets the
+    /// disk interrupt for a change of its configuration.
+    CacheMode {
+        /// Whether the disk writes back now, and does not write through.
+        write_back: bool,
+    },
+    /// Buffers were copied for the disk, and back.
+    Bounced {
+        /// How many pieces.
+        pieces: u64,
+        /// How many are left that were not given back.
+        left: u64,
+    },
     /// A file system was mounted.
     Volume {
         /// What kind of file system.
@@ -163,7 +198,7 @@ pub enum Report {
         /// The sum of the checksums.
         checksum: u64,
     },
-    /// A part of the disk was written and read back, in requests of many sectors, by a thread beside others.
+    /// A part of the disk was written and read back.
     Region {
         /// Its first sector.
         first_sector: u64,
@@ -171,6 +206,20 @@ pub enum Report {
         sectors: u64,
         /// Where the [`pattern`](crate::pattern) starts that it holds.
         seed: u64,
+    },
+    /// A part of the disk was told to hold zeroes (write zeroes), and reads as such.
+    Zeroed {
+        /// Its first sector.
+        first_sector: u64,
+        /// How many sectors it has.
+        sectors: u64,
+    },
+    /// A part of the disk was discarded.
+    Discarded {
+        /// Its first sector.
+        first_sector: u64,
+        /// How many sectors it has.
+        sectors: u64,
     },
     /// How the calls of threads waited for the disk.
     Waited {
@@ -197,6 +246,28 @@ pub enum Report {
         /// Why, as text for people.
         reason: String,
     },
+}
+
+/// Cylinders, heads and sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Geometry {
+    /// The number of cylinders.
+    pub cylinders: u16,
+    /// The number of heads.
+    pub heads: u8,
+    /// The number of sectors of a track.
+    pub sectors: u8,
+}
+
+/// Sizes that suit a disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topology {
+    /// The size of a physical block.
+    pub physical_block_bytes: u64,
+    /// The smallest size that costs nothing extra.
+    pub min_io_bytes: u64,
+    /// The size that suits best.
+    pub opt_io_bytes: u64,
 }
 
 impl Report {

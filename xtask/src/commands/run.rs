@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use testing_guest::Arguments;
+use serde_json::json;
+use testing_guest::{Arguments, MemoryKind, Report, Ring};
 
 use crate::{
     check::{self, Expected, Observed},
@@ -16,7 +17,9 @@ use crate::{
     guest,
     image::{self, Format},
     progress::Progress,
-    qemu::{Drive, Machine, Transport},
+    properties::Asked,
+    qemu::{Drive, Machine, NODE, Transport},
+    qmp::Qmp,
     scenarios, session,
     tools::{self, Tool},
     workspace,
@@ -25,7 +28,7 @@ use crate::{
 /// Boot the guest kernel in QEMU with a disk, and check in the image that every byte arrived.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(crate) struct Options {
-    /// What the guest does: `tour`; `async`, `errors`, `resize`, `crash`, `rcore`, `rcore-fs`, `alien`, `alien-sleep`
+    /// What the guest does: `tour`; `blocks`, `async`, `errors`, `resize`, `crash`, `rcore`, `rcore-fs`, `alien`, `alien-sleep`
     /// or `alien-read`, each with a disk of its own; or one of the mistakes `panic`, `trap` and `hang`, to see how those end.
     #[arg(long, value_name = "NAME", default_value = "tour")]
     pub(crate) demo: String,
@@ -51,13 +54,27 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "disk")]
     pub(crate) partitioned: bool,
 
-    /// The size of the queue that QEMU is told: a power of two from 4 to 1024.
+    /// The most entries of the queue, from 4 to 1024. QEMU is told the next power of two; a split ring has the one below.
     #[arg(long, value_name = "N", value_parser = parse_queue_size)]
     pub(crate) queue_size: Option<u16>,
+
+    /// The form of the ring in `tour` and `blocks`: either (packed where the disk has it: --property packed=on), split
+    /// or packed.
+    #[arg(long, value_name = "FORM", default_value = "either")]
+    pub(crate) ring: Ring,
+
+    /// The memory of the driver in `tour` and `blocks`: direct, or bounce for a pool that is set apart for the disk, as
+    /// --property iommu_platform=on asks for.
+    #[arg(long, value_name = "KIND", default_value = "direct")]
+    pub(crate) memory: MemoryKind,
 
     /// A further property of QEMU's disk, such as `logical_block_size=4096`; may be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) property: Vec<String>,
+
+    /// Let what `blocks` discards become holes in the image (QEMU's discard=unmap).
+    #[arg(long)]
+    pub(crate) unmap: bool,
 
     /// Connect the disk so that it cannot be written.
     #[arg(long)]
@@ -90,7 +107,10 @@ impl Default for Options {
             format: Format::Fat16,
             partitioned: false,
             queue_size: None,
+            ring: Ring::Either,
+            memory: MemoryKind::Direct,
             property: Vec::new(),
+            unmap: false,
             read_only: false,
             rounds: 32,
             timeout: None,
@@ -103,13 +123,18 @@ impl Default for Options {
 impl Options {
     /// What the guest reads on its command line.
     pub(crate) fn arguments(&self, seed: u64) -> String {
-        let Self { demo, rounds, log, .. } = self.clone();
-        Arguments { demo, seed, rounds, log }.to_string()
+        self.guest_arguments(seed).to_string()
+    }
+
+    /// The same, before it becomes text.
+    pub(crate) fn guest_arguments(&self, seed: u64) -> Arguments {
+        let Self { demo, rounds, log, ring, queue_size, memory, .. } = self.clone();
+        Arguments { demo, seed, rounds, log, ring, queue_size, memory }
     }
 
     /// The properties of QEMU's disk.
     pub(crate) fn properties(&self) -> Vec<String> {
-        let queue_size = self.queue_size.map(|size| format!("queue-size={size}"));
+        let queue_size = self.queue_size.map(|size| format!("queue-size={}", size.next_power_of_two()));
         self.property.iter().cloned().chain(queue_size).collect()
     }
 
@@ -120,8 +145,8 @@ impl Options {
 }
 
 fn parse_queue_size(text: &str) -> Result<u16, String> {
-    let size = text.parse().ok().filter(|size: &u16| size.is_power_of_two() && (4..=1024).contains(size));
-    size.ok_or_else(|| "expected a power of two from 4 to 1024".into())
+    let size = text.parse().ok().filter(|size: &u16| (4..=1024).contains(size));
+    size.ok_or_else(|| "expected a number from 4 to 1024".into())
 }
 
 /// Boots and checks; an error says what is wrong.
@@ -141,13 +166,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let kernel = guest::build(guest::GUEST)?;
 
     let seed = seed();
-    let observed = boot(options, &kernel, &disk, seed)?;
+    let mut properties = options.properties();
+    if options.disk.is_none() {
+        add_shape(&mut properties, fs::metadata(&disk)?.len());
+    }
+    let observed = boot(options, &kernel, &disk, &properties, seed)?;
 
     let expected = Expected { before: &before, fsck_before, seed, read_only: options.read_only };
-    let rows = {
+    let asked =
+        Asked { transport: options.transport, properties: &properties, arguments: &options.guest_arguments(seed) };
+    let mut rows = asked.check(observed.reports());
+    rows.extend({
         let _progress = Progress::new("checking the image");
         check::check(&disk, &observed, &expected)?
-    };
+    });
     println!("\n{}\n", check::table(&rows).trim_fmt());
     let problems: Vec<String> = rows.iter().filter_map(check::Row::problem).collect();
     if !problems.is_empty() {
@@ -155,6 +187,26 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     println!("the host's check agrees with the guest; the image is {}", disk.display());
     Ok(())
+}
+
+/// Gives a disk that is made here a geometry and a topology, for the guest to find: as far as the user has not.
+fn add_shape(properties: &mut Vec<String>, bytes: u64) {
+    const HEADS: u64 = 4;
+    const SECTORS: u64 = 16;
+    let shape = [
+        ("cyls", bytes / 512 / HEADS / SECTORS),
+        ("heads", HEADS),
+        ("secs", SECTORS),
+        ("physical_block_size", 4096),
+        ("min_io_size", 4096),
+        ("opt_io_size", 64 << 10),
+    ];
+    for (key, value) in shape {
+        let key = format!("{key}=");
+        if !properties.iter().any(|property| property.starts_with(&key)) {
+            properties.push(format!("{key}{value}"));
+        }
+    }
 }
 
 /// Makes the image that the guest gets, and returns its path.
@@ -179,20 +231,61 @@ fn prepare(options: &Options, original: Option<&Path>) -> Result<PathBuf> {
 }
 
 /// Runs the machine until it ends.
-fn boot(options: &Options, kernel: &Path, disk: &Path, seed: u64) -> Result<Observed> {
+fn boot(options: &Options, kernel: &Path, disk: &Path, properties: &[String], seed: u64) -> Result<Observed> {
     let bytes = fs::metadata(disk).with_context(|| format!("looking at {}", disk.display()))?.len();
+    let folder = tempfile::tempdir().context("making a folder for a socket")?;
+    let socket = folder.path().join("qmp");
     let machine = Machine {
         kernel,
         arguments: &options.arguments(seed),
         drive: Drive::Image { file: disk, format: "raw", read_only: options.read_only },
         transport: options.transport,
-        properties: &options.properties(),
-        extra: &[],
+        properties,
+        extra: &Qmp::arguments(&socket),
     };
-    let (ending, observed) =
-        session::observe(&machine, options.limit(60 + (bytes >> 20)), options.verbose, |_| Ok(()))?;
+    let mut control = None;
+    let mut seen = Vec::new();
+    let limit = options.limit(60 + (bytes >> 20));
+    let (ending, observed) = session::observe(&machine, limit, options.verbose, |report| {
+        let Report::CacheMode { write_back } = *report else { return Ok(()) };
+        let control = match &mut control {
+            Some(control) => control,
+            None => control.insert(Qmp::connect(&socket)?),
+        };
+        seen.push((write_back, control.writes_back()?));
+        // Telling it the size that it has changes nothing, and interrupts the guest, which waits for that.
+        control.execute("block_resize", json!({ "device": NODE, "size": bytes })).map(drop)
+    })?;
     session::judge(&ending, &observed)?;
+    for (guest, qemu) in &seen {
+        ensure!(
+            guest == qemu,
+            "the guest set {}, but QEMU's query-block says {}",
+            cache_mode(*guest),
+            cache_mode(*qemu)
+        );
+    }
+    if !seen.is_empty() {
+        let modes: Vec<&str> = seen.iter().map(|(_, qemu)| cache_mode(*qemu)).collect();
+        println!("cache mode as QEMU saw it change: {}", modes.join(", "));
+    }
+    ensure!(
+        seen.len() == changes(&observed, options.read_only),
+        "the guest changed the cache mode {} times, expected {}",
+        seen.len(),
+        changes(&observed, options.read_only)
+    );
     Ok(observed)
+}
+
+/// How often the guest must have changed the cache mode: there and back, for each disk that can do so.
+fn changes(observed: &Observed, read_only: bool) -> usize {
+    let can_change = |report: &&Report| matches!(report, Report::Properties { cache_mode_can_change: true, .. });
+    if read_only { 0 } else { 2 * observed.reports().iter().filter(can_change).count() }
+}
+
+fn cache_mode(write_back: bool) -> &'static str {
+    if write_back { "write-back" } else { "write-through" }
 }
 
 /// A number that differs from run to run, so that what an earlier run wrote cannot be taken for this one's.
@@ -209,9 +302,25 @@ mod tests {
     fn queue_sizes_are_those_of_qemu() {
         assert_eq!(parse_queue_size("4"), Ok(4));
         assert_eq!(parse_queue_size("1024"), Ok(1024));
-        for wrong in ["0", "2", "12", "2048", "-4", "many"] {
+        for wrong in ["0", "3", "1025", "2048", "-4", "many"] {
             assert!(parse_queue_size(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn qemu_is_told_a_power_of_two() {
+        let told = |size| Options { queue_size: Some(size), ..Options::default() }.properties();
+        assert_eq!(told(16), ["queue-size=16"]);
+        assert_eq!(told(100), ["queue-size=128"]);
+    }
+
+    #[test]
+    fn what_the_user_says_of_the_shape_stays() {
+        let mut properties = vec!["secs=8".to_owned(), "min_io_size=512".to_owned()];
+        add_shape(&mut properties, 32 << 20);
+        let wanted = ["secs=8", "min_io_size=512", "cyls=1024", "heads=4", "physical_block_size=4096"];
+        assert_eq!(properties[..5], wanted);
+        assert_eq!(properties[5..], ["opt_io_size=65536"]);
     }
 
     #[test]

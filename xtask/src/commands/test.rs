@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{miri, power_cuts, run};
+use super::{matrix, miri, power_cuts, run};
 use crate::{
     image::Format,
     qemu::Transport,
@@ -94,6 +94,11 @@ fn steps(full: bool) -> Result<Vec<Step>> {
             format: Format::Fat32,
             ..Default::default()
         }),
+        guest("guest, a cache mode that cannot be changed, write-through", || run::Options {
+            property: vec!["config-wce=off".into(), "write-cache=off".into()],
+            ..Default::default()
+        }),
+        matrix(full),
         demo("guest, four harts and queues, tasks", "async", Transport::Modern),
         demo("guest, four harts and queues, tasks, PCI with messages", "async", Transport::PciMsix),
         demo("guest, errors of the disk", "errors", Transport::Modern),
@@ -183,6 +188,12 @@ fn guest(name: &str, options: impl Fn() -> run::Options + 'static) -> Step {
 /// A step that boots a guest for one of the demonstrations with a disk of its own.
 fn demo(name: &str, demo: &'static str, transport: Transport) -> Step {
     guest(name, move || run::Options { demo: demo.into(), transport, ..Default::default() })
+}
+
+/// A step that boots the guest on disks of many kinds.
+fn matrix(full: bool) -> Step {
+    let name = if full { "guest, every transport, ring and block size" } else { "guest, each two settings of a disk" };
+    step(name, GUEST, move || matrix::run(&matrix::Options { full }))
 }
 
 /// A step that cuts the power so often.

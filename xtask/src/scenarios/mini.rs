@@ -12,7 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 use testing_guest::{
     Report, hex, pattern,
-    slices::{DISK_SECTORS, FILES, REGION_SECTORS, SLICE_SECTORS, SLICES, THREADS, region, slice},
+    slices::{
+        DISK_SECTORS, REGION_SECTORS, SLICE_SECTORS, SLICES, THREADS, own_files, region, region_seed, shared_files,
+        slice,
+    },
 };
 
 use super::{kernel_of, raw};
@@ -60,9 +63,10 @@ pub(super) fn run(
     let before = Contents::read(&volume)?;
     join(&volume, &disk)?;
 
+    let seed = seed();
     let machine = Machine {
         kernel: &kernel,
-        arguments: &options.arguments(seed()),
+        arguments: &options.arguments(seed),
         drive: raw(&disk),
         transport: options.transport,
         properties: &options.properties(),
@@ -73,8 +77,8 @@ pub(super) fn run(
 
     let _progress = Progress::new("checking the image");
     let mut image = File::open(&disk).with_context(|| format!("opening {}", disk.display()))?;
-    check_volumes(&mut image, &volume, &before, observed.reports())?;
-    check_regions(&mut image, observed.reports())?;
+    check_volumes(&mut image, &volume, &before, &written(seed, observed.reports())?)?;
+    check_regions(&mut image, seed, observed.reports())?;
     let summary = check_calls(observed.reports(), waiting)?;
     println!("every file and every sector is as it should be in the image {}", disk.display());
     println!("{summary}");
@@ -101,29 +105,32 @@ fn sectors(image: &mut File, first: u64, count: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The files that the threads have written and read back, by their slice.
-fn written(reports: &[Report]) -> Result<BTreeMap<u64, Vec<FileDigest>>> {
+/// The files that the threads of a kernel write that was given `seed`, by their slice. They are to have said of each
+/// that they wrote it and read it back.
+fn written(seed: u64, reports: &[Report]) -> Result<BTreeMap<u64, Vec<FileDigest>>> {
     let mut files: BTreeMap<u64, Vec<FileDigest>> = BTreeMap::new();
-    for report in reports {
-        let Report::Written { path, bytes, seed } = report else { continue };
-        let sha256 = hex(&Sha256::digest(pattern::bytes(*seed, usize::try_from(*bytes)?)));
+    let threads = (0..THREADS).flat_map(|thread| [own_files(seed, thread), shared_files(seed, thread)].concat());
+    for file in threads {
+        let (path, bytes) = (file.path(), file.bytes as u64);
+        let sha256 = hex(&Sha256::digest(pattern::bytes(file.seed, file.bytes)));
+        let written = Report::Written { path: path.clone(), bytes, seed: file.seed };
+        ensure!(reports.contains(&written), "{path}: the guest did not write it");
         let verified = Report::Verified { path: path.clone(), sha256: sha256.clone() };
         ensure!(reports.contains(&verified), "{path}: the guest did not read back what it wrote");
-        let (slice, name) = path.split_once('/').with_context(|| format!("{path}: expected SLICE/NAME"))?;
-        let file = FileDigest { path: name.to_owned(), bytes: *bytes, sha256 };
-        files.entry(slice.parse()?).or_default().push(file);
+        files.entry(file.slice).or_default().push(FileDigest { path: file.name, bytes, sha256 });
     }
     Ok(files)
 }
 
 /// Looks into each volume: what was written is there, and everything else as it was.
-fn check_volumes(image: &mut File, scratch: &Path, before: &Contents, reports: &[Report]) -> Result<()> {
-    let written = written(reports)?;
+fn check_volumes(
+    image: &mut File,
+    scratch: &Path,
+    before: &Contents,
+    written: &BTreeMap<u64, Vec<FileDigest>>,
+) -> Result<()> {
     for number in 0..SLICES {
-        let expected = if number < THREADS { FILES } else { THREADS * FILES };
         let files = written.get(&number).map_or(&[][..], Vec::as_slice);
-        ensure!(files.len() as u64 == expected, "volume {number}: {} files, expected {expected}", files.len());
-
         fs::write(scratch, sectors(image, slice(number), SLICE_SECTORS)?)?;
         let after = Contents::read(scratch).with_context(|| format!("volume {number}"))?;
         for file in before.files.iter().chain(files) {
@@ -149,17 +156,14 @@ fn check_volumes(image: &mut File, scratch: &Path, before: &Contents, reports: &
 }
 
 /// Looks at what was written in large requests.
-fn check_regions(image: &mut File, reports: &[Report]) -> Result<()> {
+fn check_regions(image: &mut File, seed: u64, reports: &[Report]) -> Result<()> {
     for thread in 0..THREADS {
-        let first = region(thread);
-        let seed = reports.iter().find_map(|report| match *report {
-            Report::Region { first_sector, sectors: REGION_SECTORS, seed } if first_sector == first => Some(seed),
-            _ => None,
-        });
-        let seed = seed.with_context(|| format!("thread {thread} did not report its region"))?;
-        let found = sectors(image, first, REGION_SECTORS)?;
-        ensure!(found == pattern::bytes(seed, found.len()), "region {thread} does not hold what was written there");
-        ensure!(found.len() as u64 == REGION_SECTORS * 512, "region {thread} is not all in the image");
+        let (first_sector, seed) = (region(thread), region_seed(seed, thread));
+        let done = Report::Region { first_sector, sectors: REGION_SECTORS, seed };
+        ensure!(reports.contains(&done), "thread {thread} did not write its region and read it back");
+        let found = sectors(image, first_sector, REGION_SECTORS)?;
+        let expected = pattern::bytes(seed, usize::try_from(REGION_SECTORS * 512)?);
+        ensure!(found == expected, "region {thread} does not hold what was written there");
     }
     Ok(())
 }
@@ -197,4 +201,97 @@ fn check_calls(reports: &[Report], waiting: Waiting) -> Result<String> {
         summary += &format!("\nstack of {entry}: {bytes} bytes");
     }
     Ok(summary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEED: u64 = 42;
+
+    /// What a good guest reports of its calls.
+    fn calls() -> Vec<Report> {
+        let mut reports = vec![Report::Waited { calls: 9, slept: 9, depth: THREADS, interrupts: 3 }];
+        let entries = ["open", "read", "write", "sync", "handle_irq"];
+        reports.extend(entries.map(|entry| Report::Stack { entry: entry.into(), bytes: 500 }));
+        reports
+    }
+
+    /// What a good guest reports of its files.
+    fn files() -> Vec<Report> {
+        let files = (0..THREADS).flat_map(|thread| [own_files(SEED, thread), shared_files(SEED, thread)].concat());
+        let reports = files.flat_map(|file| {
+            let sha256 = hex(&Sha256::digest(pattern::bytes(file.seed, file.bytes)));
+            let written = Report::Written { path: file.path(), bytes: file.bytes as u64, seed: file.seed };
+            [written, Report::Verified { path: file.path(), sha256 }]
+        });
+        reports.collect()
+    }
+
+    #[test]
+    fn every_missing_report_is_found() {
+        check_calls(&calls(), Waiting::Asleep).unwrap();
+        for index in 0..calls().len() {
+            let mut reports = calls();
+            reports.remove(index);
+            check_calls(&reports, Waiting::Asleep).unwrap_err();
+        }
+        assert_eq!(written(SEED, &files()).unwrap().len() as u64, SLICES);
+        for index in 0..files().len() {
+            let mut reports = files();
+            reports.remove(index);
+            written(SEED, &reports).unwrap_err();
+        }
+        written(SEED + 1, &files()).unwrap_err();
+    }
+
+    #[test]
+    fn calls_that_spin_or_need_too_much_stack_are_found() {
+        let problem = |change: fn(&mut Report)| {
+            let mut reports = calls();
+            reports.iter_mut().for_each(change);
+            check_calls(&reports, Waiting::Asleep).unwrap_err().to_string()
+        };
+        let spun = problem(|report| {
+            if let Report::Waited { slept, .. } = report {
+                *slept -= 1;
+            }
+        });
+        assert!(spun.contains("8 of 9 calls slept"), "{spun}");
+        let alone = problem(|report| {
+            if let Report::Waited { depth, .. } = report {
+                *depth = 1;
+            }
+        });
+        assert!(alone.contains("1 calls waited at once"), "{alone}");
+        let large = problem(|report| {
+            if let Report::Stack { bytes, .. } = report {
+                *bytes = STACK_MAX_BYTES;
+            }
+        });
+        assert!(large.contains("`read` needs 1024 bytes"), "{large}");
+        check_calls(&calls(), Waiting::Awake).unwrap_err();
+    }
+
+    #[test]
+    fn a_flipped_bit_in_a_region_is_found() {
+        let mut image = tempfile::tempfile().unwrap();
+        let mut reports = Vec::new();
+        for thread in 0..THREADS {
+            let (first_sector, seed) = (region(thread), region_seed(SEED, thread));
+            image.seek(SeekFrom::Start(first_sector * 512)).unwrap();
+            image.write_all(&pattern::bytes(seed, (REGION_SECTORS * 512) as usize)).unwrap();
+            reports.push(Report::Region { first_sector, sectors: REGION_SECTORS, seed });
+        }
+        check_regions(&mut image, SEED, &reports).unwrap();
+        let at = SeekFrom::Start(region(5) * 512 + 700);
+        image.seek(at).unwrap();
+        let mut byte = [0];
+        image.read_exact(&mut byte).unwrap();
+        image.seek(at).unwrap();
+        image.write_all(&[byte[0] ^ 8]).unwrap();
+        let error = check_regions(&mut image, SEED, &reports).unwrap_err().to_string();
+        assert!(error.contains("region 5"), "{error}");
+        check_regions(&mut image, SEED, &reports[1..]).unwrap_err();
+    }
 }

@@ -1,6 +1,7 @@
 //! What the kernel can be asked to do: one file per demonstration, chosen by `demo=` on its command line.
 
 mod bench;
+mod blocks;
 mod crash;
 mod errors;
 mod journal;
@@ -18,6 +19,7 @@ pub(super) fn run(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<(
     match arguments.demo.as_str() {
         "tour" => tour::run(arguments, device_tree),
         "async" => tasks::run(arguments, device_tree),
+        "blocks" => blocks::run(arguments, device_tree),
         "bench" => bench::run(arguments, device_tree),
         "errors" => errors::run(arguments, device_tree),
         "resize" => resize::run(arguments, device_tree),
@@ -28,8 +30,8 @@ pub(super) fn run(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<(
         "trap" => mistakes::trap(),
         "hang" => mistakes::hang(),
         other => bail!(
-            "demo={other}: this kernel has tour, async, bench, errors, resize, journal, unflushed, crash, panic, trap, \
-             hang"
+            "demo={other}: this kernel has tour, async, blocks, bench, errors, resize, journal, unflushed, crash, panic, \
+             trap, hang"
         ),
     }
 }

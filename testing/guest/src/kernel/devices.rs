@@ -8,8 +8,13 @@ use alloc::{
 use core::cell::Cell;
 
 use anyhow::{Context, ensure};
-use virtio_blk::{BlockFeatures, Buffer, CacheMode, EraseLimits, Options, Setup};
+use testing_guest::{Arguments, Geometry, Report, Ring, Topology};
+use virtio_blk::{
+    BlockFeatures, Buffer, CacheMode, Either, EraseLimits, FeatureSet, Features, Info, NoBuffer, Options, RingFormat,
+    Setup,
+};
 use virtio_transport::{AnyNotifier, DeviceType, Interface, MemoryMapped, Transport};
+use virtqueue::Memory;
 
 use super::{
     harts,
@@ -19,10 +24,10 @@ use super::{
     time::patiently,
 };
 
-/// A disk.
-pub(super) type Disk = virtio_blk::Disk<Device, KernelMemory>;
+/// A disk whose ring has the form that was negotiated.
+pub(super) type Disk<M = KernelMemory, B = NoBuffer> = virtio_blk::Disk<Device, M, B, Either>;
 
-/// The same, with requests that own their buffers.
+/// A disk with a split ring, and with requests that own their buffers.
 pub(super) type DiskOwning<B> = virtio_blk::Disk<Device, KernelMemory, B>;
 
 /// A queue of such a disk, whose requests own their buffers.
@@ -72,12 +77,20 @@ impl<'a> DiskPlace<'a> {
         Ok(device)
     }
 
-    /// Starts the driver.
-    pub(super) fn open(&self) -> anyhow::Result<Disk> {
-        self.open_with(&Options::default())
+    /// Starts the driver as the command line has it: the form of the ring, and the size of the queue.
+    pub(super) fn open<M: Memory, B: Buffer>(&self, arguments: &Arguments, memory: M) -> anyhow::Result<Disk<M, B>> {
+        let mut options = Options::default();
+        match arguments.ring {
+            Ring::Either => (),
+            Ring::Split => options.forbid = FeatureSet::from(Features::RING_PACKED),
+            Ring::Packed => options.require = FeatureSet::from(Features::RING_PACKED),
+        }
+        options.queue_size = arguments.queue_size.unwrap_or(options.queue_size);
+        let device = self.device(&[harts::this()])?;
+        Disk::open_with(Either, device, memory, &options, &mut patiently()).context("starting the driver")
     }
 
-    /// Starts the driver, for a queue whose requests own their buffers.
+    /// Starts the driver, for a queue with a split ring whose requests own their buffers.
     pub(super) fn open_with<B: Buffer>(&self, options: &Options) -> anyhow::Result<DiskOwning<B>> {
         let device = self.device(&[harts::this()])?;
         virtio_blk::Disk::open(device, KernelMemory, options, &mut patiently()).context("starting the driver")
@@ -100,20 +113,23 @@ impl<'a> DiskPlace<'a> {
     }
 
     /// Lets the device interrupt this hart, for each batch of requests that is done.
-    pub(super) fn use_interrupts<B: Buffer>(&self, disk: &mut DiskOwning<B>) -> anyhow::Result<Attached> {
+    pub(super) fn use_interrupts<M: Memory, B: Buffer, R: RingFormat>(
+        &self,
+        disk: &mut virtio_blk::Disk<Device, M, B, R>,
+    ) -> anyhow::Result<Attached> {
         let attached = self.attach(disk.device())?;
         disk.queue().use_interrupts(1);
         Ok(attached)
     }
 
     /// Lets the device's interrupts be handled.
-    pub(super) fn attach(&self, device: &Handle) -> anyhow::Result<Attached> {
+    pub(super) fn attach<M: Memory>(&self, device: &virtio_blk::Device<Device, M>) -> anyhow::Result<Attached> {
         let wiring = self.wiring.get().context("the driver was not started")?;
         interrupts::attach(wiring, &device.interrupt().context("the device was reset")?)
     }
 
-    /// Prints what the disk is.
-    pub(super) fn describe(&self, disk: &mut Disk) -> anyhow::Result<()> {
+    /// Prints what the disk is, and tells the host.
+    pub(super) fn describe<M: Memory, B: Buffer>(&self, disk: &mut Disk<M, B>) -> anyhow::Result<()> {
         let line = |what: &str, text: &str| println!("  {what:<15} {text}");
         let info = *disk.info();
 
@@ -146,14 +162,12 @@ impl<'a> DiskPlace<'a> {
                 )
             }),
         );
-        let cache_mode = match disk.cache_mode().context("cache mode")? {
-            CacheMode::WriteBack => "write-back",
-            CacheMode::WriteThrough => "write-through",
-        };
+        let cache_mode = disk.cache_mode().context("cache mode")?;
         let change = if info.cache_mode_can_change { "can be changed" } else { "cannot be changed" };
-        line("cache mode", &format!("{cache_mode}, {change}"));
+        line("cache mode", &format!("{}, {change}", cache_mode_name(cache_mode)));
         let (queue_size, segments) = (disk.queue().size(), disk.queue().segments());
         line("queues", &format!("{}; the one in use has {queue_size} entries", info.num_queues));
+        line("ring", &ring(info.features));
         let size_max =
             info.size_max_bytes.map_or_else(|| "any length".into(), |bytes| format!("{bytes} bytes at most"));
         line("segments", &format!("{} at most, each of {size_max}; {segments} are used", info.seg_max));
@@ -162,7 +176,51 @@ impl<'a> DiskPlace<'a> {
         line("write zeroes", &or_not_offered(info.write_zeroes, |limits| erase_limits(limits) + unmap));
         line("secure erase", &or_not_offered(info.secure_erase, erase_limits));
         line("features", &info.features.to_string());
+
+        let transport = match (self.place.is_pci(), self.interface) {
+            (true, _) => "pci",
+            (false, Interface::Modern) => "modern",
+            (false, Interface::Legacy) => "legacy",
+        };
+        report!(Report::Disk { address: self.address(), capacity_sectors: info.capacity_sectors });
+        report!(Report::Negotiated { transport: transport.into(), features: info.features.bits(), queue_size });
+        report!(properties(&info, cache_mode));
         Ok(())
+    }
+}
+
+/// What the disk says of itself, for the host.
+fn properties(info: &Info, cache_mode: CacheMode) -> Report {
+    Report::Properties {
+        block_bytes: info.block_bytes,
+        geometry: info.geometry.map(|geometry| Geometry {
+            cylinders: geometry.cylinders,
+            heads: geometry.heads,
+            sectors: geometry.sectors,
+        }),
+        topology: info.topology.map(|topology| Topology {
+            physical_block_bytes: topology.physical_block_bytes,
+            min_io_bytes: topology.min_io_bytes,
+            opt_io_bytes: topology.opt_io_bytes,
+        }),
+        write_back: cache_mode == CacheMode::WriteBack,
+        cache_mode_can_change: info.cache_mode_can_change,
+    }
+}
+
+/// The form of the ring, and what is used of it.
+fn ring(features: FeatureSet) -> String {
+    let form = if features.contains(Features::RING_PACKED) { "packed" } else { "split" };
+    let tables = if features.contains(Features::INDIRECT_DESC) { "an indirect table" } else { "a chain" };
+    let events = if features.contains(Features::EVENT_IDX) { "positions" } else { "flags" };
+    format!("{form}, {tables} for each request, notifications and interrupts suppressed by {events}")
+}
+
+/// The name of a cache mode, for people.
+pub(super) fn cache_mode_name(mode: CacheMode) -> &'static str {
+    match mode {
+        CacheMode::WriteBack => "write-back",
+        CacheMode::WriteThrough => "write-through",
     }
 }
 
@@ -176,7 +234,7 @@ fn erase_limits(limits: EraseLimits) -> String {
 }
 
 /// Makes what was written safe from a power cut. The disk uses interrupts.
-pub(super) fn flush(disk: &mut Disk) -> anyhow::Result<()> {
+pub(super) fn flush<M: Memory, B: Buffer>(disk: &mut Disk<M, B>) -> anyhow::Result<()> {
     if !disk.info().features.contains(BlockFeatures::FLUSH) {
         // A disk without the command has no cache to lose anything from.
         return Ok(());

@@ -13,10 +13,7 @@ use embedded_sdmmc::{
     LfnBuffer, Mode, RawVolume, ShortFileName, TimeSource, Timestamp, VolumeIdx, VolumeManager, filesystem,
 };
 
-use super::{
-    devices::Disk,
-    sectors::{Sector, Sectors},
-};
+use super::sectors::{Sector, Sectors, Storage};
 
 /// How deep directories may be nested.
 const MAX_DEPTH: usize = 32;
@@ -65,7 +62,7 @@ impl Entry {
 
 impl<'d> Volume<'d> {
     /// Mounts the FAT volume of a disk: the whole disk, or the first FAT partition.
-    pub(super) fn mount(disk: &'d RefCell<Disk>) -> anyhow::Result<Self> {
+    pub(super) fn mount(disk: &'d RefCell<dyn Storage>) -> anyhow::Result<Self> {
         let sectors = Sectors::new(disk);
         let first = sectors.read_one(0).context("reading sector 0")?;
         let (sectors, partition, boot_sector) = if is_boot_sector(&first) {

@@ -100,6 +100,11 @@ impl Place<'_> {
         Ok(Wiring::Messages { first, count })
     }
 
+    /// Whether it is on a PCI bus.
+    pub(super) fn is_pci(&self) -> bool {
+        matches!(self.location, Location::Pci { .. })
+    }
+
     /// The line that the device tree names.
     fn line(&self) -> Option<Wiring> {
         let interrupt = match &self.location {

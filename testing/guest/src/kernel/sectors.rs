@@ -4,16 +4,41 @@ use alloc::{boxed::Box, vec};
 use core::{cell::RefCell, fmt};
 
 use embedded_sdmmc::{Block, BlockCount, BlockDevice, BlockIdx};
-use virtio_blk::Error;
+use virtio_blk::{Buffer, Error, Info};
+use virtqueue::Memory;
 
 use super::{devices::Disk, interrupts::asleep};
 
 /// The contents of a sector.
 pub(super) type Sector = [u8; 512];
 
+/// A disk, whatever memory its driver has. Its calls sleep until the disk interrupts.
+pub(super) trait Storage {
+    /// What the disk says of itself.
+    fn info(&self) -> &Info;
+    /// Reads whole blocks.
+    fn read(&mut self, sector: u64, buffer: &mut [u8]) -> Result<(), Error>;
+    /// Writes whole blocks.
+    fn write(&mut self, sector: u64, buffer: &[u8]) -> Result<(), Error>;
+}
+
+impl<M: Memory, B: Buffer> Storage for Disk<M, B> {
+    fn info(&self) -> &Info {
+        self.info()
+    }
+
+    fn read(&mut self, sector: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        self.read(sector, buffer, &mut asleep())
+    }
+
+    fn write(&mut self, sector: u64, buffer: &[u8]) -> Result<(), Error> {
+        self.write(sector, buffer, &mut asleep())
+    }
+}
+
 /// A disk that others use too, in turns.
 pub(super) struct Sectors<'d> {
-    disk: &'d RefCell<Disk>,
+    disk: &'d RefCell<dyn Storage>,
     /// A partition table that is shown in front of the disk's first sector and is not on the disk: everything else is
     /// one sector further back.
     table: Option<Box<Sector>>,
@@ -21,7 +46,7 @@ pub(super) struct Sectors<'d> {
 
 impl<'d> Sectors<'d> {
     /// The disk as it is.
-    pub(super) fn new(disk: &'d RefCell<Disk>) -> Self {
+    pub(super) fn new(disk: &'d RefCell<dyn Storage>) -> Self {
         Self { disk, table: None }
     }
 
@@ -42,7 +67,7 @@ impl<'d> Sectors<'d> {
     pub(super) fn read_one(&self, sector: u64) -> Result<Sector, Error> {
         let mut contents = [0; 512];
         self.with_block(sector, |disk, first, block, offset| {
-            disk.read(first, block, &mut asleep())?;
+            disk.read(first, block)?;
             contents.copy_from_slice(&block[offset..offset + 512]);
             Ok(())
         })?;
@@ -54,10 +79,10 @@ impl<'d> Sectors<'d> {
         self.with_block(sector, |disk, first, block, offset| {
             // A disk with larger blocks writes whole ones only: read what is around the sector.
             if block.len() > 512 {
-                disk.read(first, block, &mut asleep())?;
+                disk.read(first, block)?;
             }
             block[offset..offset + 512].copy_from_slice(contents);
-            disk.write(first, block, &mut asleep())
+            disk.write(first, block)
         })
     }
 
@@ -66,16 +91,16 @@ impl<'d> Sectors<'d> {
     fn with_block(
         &self,
         sector: u64,
-        work: impl FnOnce(&mut Disk, u64, &mut [u8], usize) -> Result<(), Error>,
+        work: impl FnOnce(&mut dyn Storage, u64, &mut [u8], usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut disk = self.disk.borrow_mut();
         let sectors_per_block = u64::from(disk.info().block_bytes / 512);
         let within = sector % sectors_per_block;
         let first = sector - within;
         if sectors_per_block == 1 {
-            work(&mut disk, first, &mut [0; 512], 0)
+            work(&mut *disk, first, &mut [0; 512], 0)
         } else {
-            work(&mut disk, first, &mut vec![0; 512 * sectors_per_block as usize], 512 * within as usize)
+            work(&mut *disk, first, &mut vec![0; 512 * sectors_per_block as usize], 512 * within as usize)
         }
     }
 

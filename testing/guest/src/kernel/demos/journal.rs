@@ -3,14 +3,18 @@
 use anyhow::{Context, bail};
 use testing_guest::{Arguments, Report, journal};
 
-use crate::kernel::{devices, interrupts::asleep};
+use crate::kernel::{
+    devices::{self, Disk},
+    interrupts::asleep,
+    memory::KernelMemory,
+};
 
 /// Writes one block after the other. With `flushes`, each is reported when its flush has returned `Ok`; without, when
 /// it was written.
 pub(super) fn run(arguments: &Arguments, device_tree: &[u8], flushes: bool) -> anyhow::Result<()> {
     let places = devices::find_disks(device_tree)?;
     let place = places.first().context("the machine has no disk")?;
-    let mut disk = place.open()?;
+    let mut disk: Disk = place.open(arguments, KernelMemory)?;
     place.use_interrupts(&mut disk)?;
     let capacity_sectors = disk.info().capacity_sectors;
     report!(Report::Disk { address: place.address(), capacity_sectors });

@@ -7,6 +7,7 @@ use virtio_blk::{Error, Resized};
 use crate::kernel::{
     devices::{self, Disk},
     interrupts::{self, asleep},
+    memory::KernelMemory,
     time::Deadline,
 };
 
@@ -14,7 +15,7 @@ use crate::kernel::{
 pub(super) fn run(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<()> {
     let places = devices::find_disks(device_tree)?;
     let place = places.first().context("the machine has no disk")?;
-    let mut disk = place.open()?;
+    let mut disk: Disk = place.open(arguments, KernelMemory)?;
     let line = place.use_interrupts(&mut disk)?.configuration().context("an interrupt for the configuration")?;
     report!(Report::Disk { address: place.address(), capacity_sectors: disk.info().capacity_sectors });
 

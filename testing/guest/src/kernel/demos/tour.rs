@@ -11,13 +11,17 @@ use core::cell::RefCell;
 use anyhow::{Context, bail, ensure};
 use embedded_sdmmc::Mode;
 use sha2::{Digest, Sha256};
-use testing_guest::{Arguments, Report, hex, pattern};
+use testing_guest::{Arguments, MemoryKind, Report, hex, pattern};
+use virtio_blk::CacheMode;
+use virtqueue::Memory;
 
 use crate::kernel::{
+    bounce::BounceMemory,
     devices::{self, Disk, DiskPlace},
     fat::{Entry, Volume},
-    interrupts::{self, asleep},
-    time::{Stopwatch, patiently},
+    interrupts::{self, Line, asleep},
+    memory::KernelMemory,
+    time::{Deadline, Stopwatch, patiently},
 };
 
 /// How much of the disk one request reads when all of it is read.
@@ -39,20 +43,29 @@ pub(super) fn run(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<(
     );
     for place in &places {
         let address = place.address();
-        visit(arguments, place).with_context(|| format!("disk at {address:#x}"))?;
+        let visited = match arguments.memory {
+            MemoryKind::Direct => visit(arguments, place, KernelMemory),
+            MemoryKind::Bounce => {
+                let memory = BounceMemory::new()?;
+                visit(arguments, place, memory).map(|()| memory.report())
+            }
+        };
+        visited.with_context(|| format!("disk at {address:#x}"))?;
     }
     let (interrupts, sleeps) = interrupts::counts();
     println!("interrupts: {interrupts} were taken, and the processor slept {sleeps} times until one came");
     Ok(())
 }
 
-fn visit(arguments: &Arguments, place: &DiskPlace<'_>) -> anyhow::Result<()> {
-    let mut disk = place.open()?;
+fn visit(arguments: &Arguments, place: &DiskPlace<'_>, memory: impl Memory + 'static) -> anyhow::Result<()> {
+    let mut disk: Disk<_> = place.open(arguments, memory)?;
     place.describe(&mut disk)?;
-    place.use_interrupts(&mut disk)?;
+    let line = place.use_interrupts(&mut disk)?.configuration().context("an interrupt for the configuration")?;
     let capacity_sectors = disk.info().capacity_sectors;
     let read_only = disk.info().read_only;
-    report!(Report::Disk { address: place.address(), capacity_sectors });
+    if disk.info().cache_mode_can_change && !read_only {
+        change_cache_mode(&mut disk, line)?;
+    }
 
     // The file system and this function take turns with the disk.
     let disk = RefCell::new(disk);
@@ -79,6 +92,27 @@ fn visit(arguments: &Arguments, place: &DiskPlace<'_>) -> anyhow::Result<()> {
         Ok(_) => println!("the driver is shut down"),
         // The error carries the disk, which cannot travel on in it.
         Err(error) => bail!("shutting the driver down: {error}"),
+    }
+    Ok(())
+}
+
+/// Changes the cache mode, and changes it back. Each time the host looks what QEMU thinks of it.
+fn change_cache_mode<M: Memory>(disk: &mut Disk<M>, line: &Line) -> anyhow::Result<()> {
+    let before = disk.cache_mode().context("cache mode")?;
+    let other = match before {
+        CacheMode::WriteBack => CacheMode::WriteThrough,
+        CacheMode::WriteThrough => CacheMode::WriteBack,
+    };
+    for mode in [other, before] {
+        let name = devices::cache_mode_name(mode);
+        let seen = line.configuration();
+        disk.set_cache_mode(mode, &mut asleep()).with_context(|| format!("changing the cache mode to {name}"))?;
+        println!("cache mode: {name} now");
+        report!(Report::CacheMode { write_back: mode == CacheMode::WriteBack });
+        interrupts::sleep_until(|| line.configuration() != seen, Deadline::patient())
+            .context("waiting for the interrupt by which the host says that it has seen the cache mode")?;
+        let changed = disk.config_changed().context("looking at the configuration")?;
+        ensure!(changed.is_none(), "the disk has another size: {changed:?}");
     }
     Ok(())
 }
@@ -138,11 +172,11 @@ fn read_all(volume: &Volume<'_>, files: &[Entry]) -> anyhow::Result<()> {
 }
 
 /// Writes a new file, overwrites it with a longer one, and reads it back each time.
-fn write_and_compare(
+fn write_and_compare<M: Memory>(
     arguments: &Arguments,
     volume: &Volume<'_>,
     files: &[Entry],
-    disk: &RefCell<Disk>,
+    disk: &RefCell<Disk<M>>,
 ) -> anyhow::Result<()> {
     let path = free_name(files)?;
     for (round, count) in WRITTEN_BYTES.into_iter().enumerate() {
@@ -192,7 +226,7 @@ fn free_name(files: &[Entry]) -> anyhow::Result<String> {
 }
 
 /// Reads the whole disk from its first to its last sector, past the file system, in large requests.
-fn read_disk(disk: &mut Disk, capacity_sectors: u64) -> anyhow::Result<()> {
+fn read_disk<M: Memory>(disk: &mut Disk<M>, capacity_sectors: u64) -> anyhow::Result<()> {
     let total_bytes = capacity_sectors * 512;
     let mut buffer = vec![0; LARGE_READ_BYTES];
     let mut digest = Sha256::new();
