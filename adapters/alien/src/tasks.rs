@@ -12,9 +12,9 @@ use virtio_blk_threads::Sleep;
 /// [`may_sleep`](Tasks::may_sleep) is true only if
 ///
 /// - the scheduler runs, and there is a running task: not while the kernel boots, and not in an interrupt handler;
-/// - no lock of the kernel is held but the disk's: `ksync` counts them, in `noff` of the processor's `mycpu()`, and the
-///   disk's own is 1 of them. Others would spin for the lock with interrupts off, and on the processor that has to run
-///   the one who holds it;
+/// - no lock of the kernel is held but the disk's. Others would spin for it on the processor that has to run the one who
+///   holds it. `ksync` counts its locks, in `noff` of the processor's `mycpu()`, and the disk's own is 1 of them; nobody
+///   counts those of `spin`, so callers must not hold any;
 /// - the task can be left in the middle of a call to the kernel. What it has borrowed from its `TaskInner` by then, for
 ///   instance, is not used by whoever runs meanwhile.
 ///

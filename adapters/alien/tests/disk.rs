@@ -212,7 +212,7 @@ fn interrupts_end_the_sleep_of_tasks() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 100 }))]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 100 }, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn bytes_and_sectors_are_those_of_an_array(

@@ -102,6 +102,17 @@ pub use virtio_transport as transport;
 
 /// Logs an error, for interfaces that have no room for it.
 #[doc(hidden)]
+#[inline]
 pub fn logged(result: Result<(), Error>) -> Result<(), Error> {
-    result.inspect_err(|error| log::error!("virtio disk: {error}"))
+    if let Err(error) = &result {
+        log_error(error);
+    }
+    result
+}
+
+/// Apart, so that a call that goes well needs no stack for it.
+#[cold]
+#[inline(never)]
+fn log_error(error: &Error) {
+    log::error!("virtio disk: {error}");
 }

@@ -4,7 +4,7 @@
 /// Says which of the kernel's types give the services, for a kernel that has rCore's names.
 ///
 /// - `memory`: a type with the functions of [`Dma`](crate::Dma), such as the one that implements `virtio_drivers::Hal`.
-///   It is `unsafe` to say so: they have to be as that trait asks.
+///   It is `unsafe` to say so: they have to be as that trait asks, and there is one processor, as the cell asks.
 /// - `cell`: a type with `unsafe fn new(T)` and `exclusive_session`.
 /// - `condvar`: a type with `new`, `signal` and `wait_no_sched`.
 /// - `schedule`: the function that leaves a task, and what it takes.
@@ -34,7 +34,7 @@ macro_rules! kernel {
 
         impl<T: Send> $crate::Cell<T> for $cell<T> {
             fn new(value: T) -> Self {
-                // SAFETY: rCore runs on one processor, which is all that its cell asks for.
+                // SAFETY: there is one processor, says who used the macro.
                 unsafe { $cell::new(value) }
             }
 

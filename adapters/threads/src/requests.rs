@@ -76,6 +76,7 @@ struct InFlight {
 pub(crate) struct Requests<T: Transport, M: Memory, W> {
     disk: Disk<T, M>,
     interrupt: T::Interrupt,
+    /// As many as the queue has slots, and more when results wait to be taken.
     entries: Vec<Entry<W>>,
     /// The entry of the request in each slot of the queue.
     of_slot: Vec<u16>,
@@ -177,6 +178,11 @@ impl<T: Transport, M: Memory, W> Requests<T, M, W> {
         if self.is_blocked(&wanted) {
             return None;
         }
+        if self.free.is_empty() {
+            // Not all threads have taken their results yet. Nobody waits for them to do so.
+            self.free.push(u16::try_from(self.entries.len()).ok()?);
+            self.entries.push(Entry { state: State::Free, waiter: None });
+        }
         let index = *self.free.last()?;
         let mut block = None;
         if wanted.part.is_some() {
@@ -240,7 +246,7 @@ impl<T: Transport, M: Memory, W> Requests<T, M, W> {
     /// Takes note of what has become of a request that was sent. `false`: another one is to be planned in its stead.
     #[inline(never)]
     pub(crate) fn settle(&mut self, job: &mut Job, place: Place) -> bool {
-        let in_flight = self.free.len() + 1 < self.entries.len();
+        let in_flight = self.disk.queue().in_flight() > 0;
         let Some(entry) = self.entries.get_mut(usize::from(place.0)) else { return true };
         let State::Ended(Err(error)) = entry.state else {
             job.place = Some(place);
@@ -312,6 +318,12 @@ impl<T: Transport, M: Memory, W> Requests<T, M, W> {
 
     /// Takes note of one thing that the device has done.
     pub(crate) fn notice(&mut self) -> Noticed<W> {
+        if self.unacknowledged {
+            self.recover();
+            if self.unacknowledged {
+                return Noticed::Nothing;
+            }
+        }
         if self.room > 0 {
             self.room -= 1;
             match self.line.pop_front() {
@@ -397,14 +409,6 @@ impl<T: Transport, M: Memory, W> Requests<T, M, W> {
         }
         self.recover();
         if self.unacknowledged { Noticed::Nothing } else { Noticed::Other }
-    }
-
-    /// Whether the device has not acknowledged its reset, even now.
-    pub(crate) fn is_silent(&mut self) -> bool {
-        if self.unacknowledged {
-            self.recover();
-        }
-        self.unacknowledged
     }
 
     /// Resets the device, and brings it up again.

@@ -163,9 +163,6 @@ impl<T: SendTransport, M: Memory + Send, L: Lock, S: Sleep> SharedDisk<T, M, L, 
 
     /// Takes note of what the device has done, and wakes the threads that wait for it.
     fn deliver(&self) {
-        if self.with(Requests::is_silent) {
-            return;
-        }
         loop {
             match self.with(Requests::notice) {
                 Noticed::Wake(waiter) => self.sleep.wake(waiter),

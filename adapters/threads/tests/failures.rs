@@ -6,7 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use common::{HostLock, Parking, TestDisk, beside_the_device, concurrent_device, open, pattern, polled, transport};
+use common::{
+    HostLock, Parking, TestDisk, beside_the_device, concurrent_device, defaults, open, pattern, polled, transport,
+};
+#[cfg(not(miri))]
+use testing_device::ResetAnswer;
 use testing_device::{BlockDevice, Mode, Outcome, ScatterMemory};
 use virtio_blk::{BlockFeatures, DeviceError, Error, Operation, Options};
 use virtio_blk_threads::{Never, Polling, SharedDisk, Sleep};
@@ -63,7 +67,7 @@ fn interrupts_for_nothing_do_no_harm() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().mode(Mode::Immediate).build(&memory);
     let parking = Parking::default();
-    let disk = open(&device, &memory, parking.clone(), &Options::default());
+    let disk = open(&device, &memory, parking.clone(), &defaults());
     assert!(!disk.handle_interrupt(), "it was not this device's");
     disk.use_interrupts();
     parking.0.awake.store(true, Ordering::Relaxed);
@@ -85,7 +89,7 @@ fn interrupts_for_nothing_do_no_harm() {
 fn a_completion_that_nobody_waits_for_resets_the_device_and_the_disk_goes_on() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().mode(Mode::Immediate).build(&memory);
-    let disk = open(&device, &memory, Polling::default(), &Options { queue_size: 16, ..Options::default() });
+    let disk = open(&device, &memory, Polling::default(), &Options { queue_size: 16, ..defaults() });
     // Of a request that is not in flight, of one that cannot be, and more of them than there can be.
     let nonsense: [fn(&BlockDevice); 3] = [
         |device| device.push_raw(0, 3, 513),
@@ -125,7 +129,7 @@ fn what_is_in_flight_fails_when_the_device_breaks_the_rules() {
 fn threads_that_sleep_are_told_when_the_device_breaks_the_rules() {
     let memory = ScatterMemory::new();
     let device = concurrent_device().capacity(64).build(&memory);
-    let disk = open(&device, &memory, Parking::default(), &Options { queue_size: 4, ..Options::default() });
+    let disk = open(&device, &memory, Parking::default(), &Options { queue_size: 4, ..defaults() });
     disk.use_interrupts();
     let (failed, done) = (AtomicU64::new(0), AtomicU64::new(0));
     device.faults(|faults| {
@@ -160,7 +164,7 @@ fn a_device_that_needs_a_reset_gets_it_and_the_requests_again() {
     let memory = ScatterMemory::new();
     let device = concurrent_device().capacity(64).build(&memory);
     let parking = Parking::default();
-    let disk = open(&device, &memory, parking.clone(), &Options::default());
+    let disk = open(&device, &memory, parking.clone(), &defaults());
     disk.use_interrupts();
     device.faults(|faults| faults.hold = true);
     beside_the_device(&device, &disk, || {
@@ -197,7 +201,7 @@ fn a_disk_that_grows_is_used_to_its_new_end() {
 fn a_thread_that_gives_up_resets_the_device_and_the_disk_goes_on() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().mode(Mode::Manual).build(&memory);
-    let disk = open(&device, &memory, Polling { looks: 20 }, &Options::default());
+    let disk = open(&device, &memory, Polling { looks: 20 }, &defaults());
     let mut buffer = [0x77; 512];
     assert_eq!(disk.read(0, &mut buffer), Err(Error::GaveUp));
     assert_eq!(disk.write_at(3, &[1]), Err(Error::GaveUp));
@@ -210,10 +214,25 @@ fn a_thread_that_gives_up_resets_the_device_and_the_disk_goes_on() {
 }
 
 #[test]
+#[cfg(not(miri))]
+fn a_reset_that_takes_long_is_waited_for() {
+    let memory = ScatterMemory::new();
+    let device = BlockDevice::builder().mode(Mode::Manual).build(&memory);
+    let disk = open(&device, &memory, Polling { looks: 20 }, &defaults());
+    // Longer than the lock is held for it: it is asked for again.
+    device.faults(|faults| faults.reset = ResetAnswer::AfterReads(3 << 19));
+    assert_eq!(disk.read(0, &mut [0; 512]), Err(Error::GaveUp));
+    assert_eq!(device.run(), 0, "the device has let go of the buffer");
+    drop(disk);
+    device.assert_conformant();
+    memory.assert_clean();
+}
+
+#[test]
 fn a_device_that_is_gone_is_an_error() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().mode(Mode::Manual).build(&memory);
-    let disk = open(&device, &memory, Polling { looks: 20 }, &Options::default());
+    let disk = open(&device, &memory, Polling { looks: 20 }, &defaults());
     // After its reset it comes up with other features.
     device.faults(|faults| faults.refuse_features = true);
     assert_eq!(disk.read(0, &mut [0; 512]), Err(Error::GaveUp));
@@ -262,14 +281,9 @@ fn a_kernel_that_unwinds_keeps_the_buffer_until_the_device_is_done() {
     let device = concurrent_device().build(&memory);
     let wanted = pattern(512, 3);
     device.write_disk(0, &wanted);
-    let disk: TestDisk<Panicking<'_>> = SharedDisk::open(
-        transport(&device),
-        memory.clone(),
-        Panicking { device: &device },
-        &Options::default(),
-        &mut Spin,
-    )
-    .unwrap();
+    let disk: TestDisk<Panicking<'_>> =
+        SharedDisk::open(transport(&device), memory.clone(), Panicking { device: &device }, &defaults(), &mut Spin)
+            .unwrap();
     let mut buffer = vec![0; 512];
     let result = catch_unwind(AssertUnwindSafe(|| disk.read(0, &mut buffer)));
     assert!(result.is_err());

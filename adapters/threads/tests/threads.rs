@@ -5,7 +5,7 @@ mod common;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use common::{Parking, TestDisk, beside_the_device, concurrent_device, open, pattern};
+use common::{Parking, TestDisk, beside_the_device, concurrent_device, defaults, open, pattern};
 use testing_device::{BlockDevice, Order, ScatterMemory};
 use virtio_blk::Options;
 
@@ -38,7 +38,7 @@ fn run(queue_size: u16, sleeping: bool) -> (BlockDevice, Parking) {
     let device = concurrent_device().capacity(THREADS * OWN_SECTORS).build(&memory);
     device.faults(|faults| faults.order = Order::Shuffled(7));
     let parking = Parking::default();
-    let disk = open(&device, &memory, parking.clone(), &Options { queue_size, ..Options::default() });
+    let disk = open(&device, &memory, parking.clone(), &Options { queue_size, ..defaults() });
     if sleeping {
         disk.use_interrupts();
     }
@@ -80,7 +80,7 @@ fn threads_that_cannot_be_left_look_for_themselves() {
     let memory = ScatterMemory::new();
     let device = concurrent_device().capacity(THREADS * OWN_SECTORS).build(&memory);
     let parking = Parking::default();
-    let disk = open(&device, &memory, parking.clone(), &Options { queue_size: 4, ..Options::default() });
+    let disk = open(&device, &memory, parking.clone(), &Options { queue_size: 4, ..defaults() });
     disk.use_interrupts();
     beside_the_device(&device, &disk, || {
         thread::scope(|scope| {
@@ -108,7 +108,7 @@ fn parts_of_shared_sectors(sleeping: bool) {
     let device = concurrent_device().capacity(SECTORS).build(&memory);
     device.faults(|faults| faults.order = Order::Shuffled(11));
     let parking = Parking::default();
-    let disk = open(&device, &memory, parking.clone(), &Options { queue_size: 16, ..Options::default() });
+    let disk = open(&device, &memory, parking.clone(), &Options { queue_size: 16, ..defaults() });
     if sleeping {
         disk.use_interrupts();
     }
@@ -148,7 +148,7 @@ fn whole_sectors_and_parts_of_them_do_not_undo_each_other() {
     let memory = ScatterMemory::new();
     let device = concurrent_device().capacity(8).build(&memory);
     device.faults(|faults| faults.order = Order::Lifo);
-    let disk = open(&device, &memory, Parking::default(), &Options::default());
+    let disk = open(&device, &memory, Parking::default(), &defaults());
     disk.use_interrupts();
     beside_the_device(&device, &disk, || {
         for round in 0..if cfg!(miri) { 5 } else { 300_u32 } {

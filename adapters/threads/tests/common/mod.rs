@@ -1,6 +1,7 @@
 //! What the tests share: a kernel whose threads are those of the host, and a device that works beside them.
 #![allow(dead_code, reason = "each file of tests uses a part of it")]
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
@@ -38,6 +39,11 @@ pub(crate) struct Counts {
     pub(crate) awake: AtomicBool,
 }
 
+thread_local! {
+    /// How often the sleep of this thread ends at once, although nobody has woken it.
+    pub(crate) static TOO_SOON: Cell<u32> = const { Cell::new(0) };
+}
+
 impl Parking {
     pub(crate) fn sleeps(&self) -> u64 {
         self.0.sleeps.load(Ordering::Relaxed)
@@ -58,8 +64,11 @@ impl Sleep for Parking {
 
     fn sleep(&self, (): ()) {
         self.0.sleeps.fetch_add(1, Ordering::Relaxed);
-        // It returns at once if the thread was woken since it looked.
-        thread::park();
+        match TOO_SOON.get().checked_sub(1) {
+            Some(left) => TOO_SOON.set(left),
+            // It returns at once if the thread was woken since it looked.
+            None => thread::park(),
+        }
     }
 
     fn wake(&self, thread: Thread) {
@@ -74,6 +83,12 @@ impl Sleep for Parking {
 }
 
 pub(crate) type TestDisk<S> = SharedDisk<Mmio<DeviceRegisters>, ScatterMemory, HostLock, S>;
+
+/// The default options, with a smaller queue where everything is slow.
+pub(crate) fn defaults() -> Options {
+    let options = Options::default();
+    if cfg!(miri) { Options { queue_size: 8, segments: 4, ..options } } else { options }
+}
 
 pub(crate) fn transport(device: &BlockDevice) -> Mmio<DeviceRegisters> {
     Mmio::probe(device.registers()).unwrap().expect("a device")
@@ -90,7 +105,7 @@ pub(crate) fn concurrent_device() -> Builder {
 
 /// A disk that is polled, on a device that answers at once.
 pub(crate) fn polled(device: &BlockDevice, memory: &ScatterMemory) -> TestDisk<Polling> {
-    open(device, memory, Polling::default(), &Options::default())
+    open(device, memory, Polling::default(), &defaults())
 }
 
 /// Runs `work` beside a device that works all the time, and a handler of its interrupts.

@@ -96,11 +96,7 @@ fn work(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<()> {
 
 /// Opens the first disk of the device tree, and measures how much of the stack that needs. Returns it with the number of
 /// its interrupt.
-fn find<S: Sleep + Default, D>(
-    device_tree: &[u8],
-    wrap: impl FnOnce(Disk<Alien, S>) -> D,
-) -> anyhow::Result<(D, u32)>
-{
+fn find<S: Sleep + Default, D>(device_tree: &[u8], wrap: impl FnOnce(Disk<Alien, S>) -> D) -> anyhow::Result<(D, u32)> {
     let peak = Peak::new();
     for slot in probe_virtio(device_tree).ok().context("the device tree is damaged")? {
         // SAFETY: device registers are mapped at their physical address, and nobody else uses them.

@@ -8,7 +8,7 @@ use embedded_sdmmc::Mode;
 use sha2::{Digest, Sha256};
 use testing_guest::{
     Report, hex, pattern,
-    slices::{FILES, REGION_SECTORS, SLICE_SECTORS, THREADS, region, slice},
+    slices::{File, REGION_SECTORS, SLICE_SECTORS, THREADS, own_files, region, region_seed, shared_files, slice},
 };
 
 use super::{
@@ -33,7 +33,6 @@ pub(crate) fn run(disk: &'static dyn Sectors, seed: u64) -> anyhow::Result<()> {
     for number in 0..THREADS {
         let (problems, shared) = (problems.clone(), shared.clone());
         threads::spawn(move || {
-            let seed = seed.wrapping_add(number << 8);
             if let Err(error) = one(disk, number, seed, &shared) {
                 problems.with(|problems| problems.push(format!("thread {number}: {error:#}")));
             }
@@ -50,9 +49,8 @@ pub(crate) fn run(disk: &'static dyn Sectors, seed: u64) -> anyhow::Result<()> {
 fn one(disk: &'static dyn Sectors, number: u64, seed: u64, shared: &SleepLock<Option<Volume>>) -> anyhow::Result<()> {
     let mount = |number| Volume::mount(Slice { disk, first_sector: slice(number), sectors: SLICE_SECTORS as u32 });
     let own = SleepLock::new(Some(mount(number)?));
-    for file in 0..FILES {
-        let name = format!("FILE{file}.BIN");
-        round_trip(disk, &own, number, &name, seed.wrapping_add(file))?;
+    for file in own_files(seed, number) {
+        round_trip(disk, &own, &file)?;
     }
     shared.with(|volume| {
         if volume.is_none() {
@@ -60,39 +58,31 @@ fn one(disk: &'static dyn Sectors, number: u64, seed: u64, shared: &SleepLock<Op
         }
         Ok::<_, anyhow::Error>(())
     })?;
-    for file in 0..FILES {
-        let name = format!("T{number}F{file}.BIN");
-        round_trip(disk, shared, THREADS, &name, seed.wrapping_add(16 + file))?;
+    for file in shared_files(seed, number) {
+        round_trip(disk, shared, &file)?;
     }
-    large(disk, number, seed.wrapping_add(32))
+    large(disk, number, region_seed(seed, number))
 }
 
 /// Writes a file, makes it safe, and reads it back.
-fn round_trip(
-    disk: &dyn Sectors,
-    volume: &SleepLock<Option<Volume>>,
-    slice: u64,
-    name: &str,
-    seed: u64,
-) -> anyhow::Result<()> {
-    let path = format!("{slice}/{name}");
-    let bytes = 20_000 + (seed % 7000) as usize;
-    let contents = pattern::bytes(seed, bytes);
+fn round_trip(disk: &dyn Sectors, volume: &SleepLock<Option<Volume>>, file: &File) -> anyhow::Result<()> {
+    let (path, name) = (file.path(), file.name.as_str());
+    let contents = pattern::bytes(file.seed, file.bytes);
 
-    let file = with(volume, |volume| volume.open(name, Mode::ReadWriteCreateOrTruncate))?;
+    let open = with(volume, |volume| volume.open(name, Mode::ReadWriteCreateOrTruncate))?;
     for chunk in contents.chunks(CHUNK_BYTES) {
-        with(volume, |volume| volume.write(file, chunk))?;
+        with(volume, |volume| volume.write(open, chunk))?;
     }
-    with(volume, |volume| volume.close(file))?;
+    with(volume, |volume| volume.close(open))?;
     disk.sync().context("sync")?;
-    report!(Report::Written { path: path.clone(), bytes: bytes as u64, seed });
+    report!(Report::Written { path: path.clone(), bytes: file.bytes as u64, seed: file.seed });
 
-    let mut back = vec![0; bytes];
-    let file = with(volume, |volume| volume.open(name, Mode::ReadOnly))?;
+    let mut back = vec![0; file.bytes];
+    let open = with(volume, |volume| volume.open(name, Mode::ReadOnly))?;
     for chunk in back.chunks_mut(CHUNK_BYTES) {
-        with(volume, |volume| volume.read(file, chunk))?;
+        with(volume, |volume| volume.read(open, chunk))?;
     }
-    with(volume, |volume| volume.close(file))?;
+    with(volume, |volume| volume.close(open))?;
     ensure!(back == contents, "{path}: what was read back is not what was written");
     report!(Report::Verified { path, sha256: hex(&Sha256::digest(&back)) });
     Ok(())

@@ -30,7 +30,7 @@ use core::sync::atomic::Ordering;
 use anyhow::{Context, bail, ensure};
 use spin::Once;
 use testing_guest::{
-    Arguments, Report,
+    Arguments,
     slices::{DISK_SECTORS, slice},
 };
 
@@ -106,7 +106,6 @@ fn opened<D, E: core::error::Error + Send + Sync + 'static>(open: impl FnOnce() 
 
 /// Uses the disk while the kernel boots, and then from tasks.
 fn tasks(disk: &'static dyn Sectors, capacity_sectors: u64, seed: u64) -> anyhow::Result<()> {
-    report!(Report::Disk { address: 0x1000_8000, capacity_sectors });
     ensure!(capacity_sectors == DISK_SECTORS, "the disk has {capacity_sectors} sectors, expected {DISK_SECTORS}");
     // Each slice starts with a partition table.
     let mut table = Box::new([0; 512]);
