@@ -216,7 +216,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
             }
         }
         for queue in queues.iter_mut() {
-            enable(&mut setup, queue).map_err(|e| failed(e.into()))?;
+            enable(queue, |config| setup.enable_queue(config)).map_err(|e| failed(e.into()))?;
         }
         // From here on nothing fails.
         for queue in queues.iter_mut() {
@@ -290,12 +290,12 @@ impl<T: Transport, M: Memory> Device<T, M> {
     }
 
     /// Whether these are all queues of this device, each once.
-    fn check_complete<B: Buffer, R: RingFormat>(
+    pub(crate) fn check_complete<B: Buffer, R: RingFormat>(
         &self,
         queues: &[&mut Queue<M, T::Notifier, B, R>],
     ) -> Result<(), Error> {
         // They are distinct, as each is borrowed exclusively; so it is enough to count.
-        let own = queues.iter().filter(|queue| queue.epoch().is(&self.epoch)).count();
+        let own = queues.iter().filter(|queue| self.owns(queue)).count();
         let found = u16::try_from(own).unwrap_or(u16::MAX);
         if found == self.queues && own == queues.len() {
             Ok(())
@@ -312,6 +312,22 @@ impl<T: Transport, M: Memory> Device<T, M> {
                 self.state = state;
                 None
             }
+        }
+    }
+
+    /// Whether a queue is this device's.
+    pub(crate) fn owns<B: Buffer, R: RingFormat>(&self, queue: &Queue<M, T::Notifier, B, R>) -> bool {
+        queue.epoch().is(&self.epoch)
+    }
+
+    pub(crate) fn epoch(&self) -> &Epoch<M> {
+        &self.epoch
+    }
+
+    pub(crate) fn running_mut(&mut self) -> Result<&mut Running<T>, Error> {
+        match &mut self.state {
+            State::Running(running) => Ok(running),
+            _ => Err(Error::Stopped),
         }
     }
 

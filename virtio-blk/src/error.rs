@@ -3,7 +3,7 @@
 use core::fmt;
 
 use virtio_spec::block::RequestStatus;
-use virtio_transport::{ConfigError, GaveUp, InitError, QueueError};
+use virtio_transport::{ConfigError, GaveUp, InitError, QueueError, QueueResetError, SuspendError};
 use virtqueue::{ChainError, MemoryError, QueueSetupError, Violation};
 
 use crate::features::FeatureSet;
@@ -253,8 +253,12 @@ pub enum Error {
     /// The waiting policy gave up. The device was reset: every request that was in flight has ended, and it is unknown
     /// which of their sectors were written.
     GaveUp,
-    /// The device was reset, and does nothing until it has recovered or is opened anew.
+    /// The device was reset, or suspended, and does nothing until it has recovered, or resumed, or is opened anew.
     Stopped,
+    /// The device has not reset the queue. Its requests are in flight as before.
+    QueueReset(QueueResetError),
+    /// The device has not stopped, or does not go on.
+    Suspend(SuspendError),
     /// The request was cancelled, and a reset cut it off. A write may have happened or not.
     Cancelled {
         /// The operation.
@@ -415,7 +419,9 @@ impl fmt::Display for Error {
             }
             Self::Violation(violation) => write!(f, "{violation}; the device must be reset"),
             Self::GaveUp => write!(f, "the device did not answer in time and was reset"),
-            Self::Stopped => write!(f, "the device was reset; let it recover, or open it anew"),
+            Self::Stopped => write!(f, "the device was reset or suspended; let it recover or resume, or open it anew"),
+            Self::QueueReset(error) => error.fmt(f),
+            Self::Suspend(error) => error.fmt(f),
             Self::Cancelled { operation, sector } => {
                 write!(f, "the {operation} of sector {sector} was cancelled, and cut off by a reset")
             }

@@ -46,8 +46,15 @@ impl FeatureSet {
                 .union(Features::RING_PACKED)
                 .union(Features::IN_ORDER)
                 .union(Features::ACCESS_PLATFORM)
+                .union(Features::ORDER_PLATFORM)
+                .union(Features::NOTIF_CONFIG_DATA)
+                .union(Features::RING_RESET)
+                .union(Features::SUSPEND)
                 .bits(),
     );
+
+    /// Those of them that a kernel has to ask for: [`Options::opt_in`](crate::Options::opt_in).
+    pub const OPT_IN: Self = Self(Features::RING_RESET.union(Features::SUSPEND).bits());
 
     /// The set of these bits.
     pub const fn from_bits(bits: u64) -> Self {

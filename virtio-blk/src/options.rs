@@ -21,6 +21,9 @@ pub struct Options {
     pub require: FeatureSet,
     /// Features that are not accepted, even if the device offers them. VERSION_1 cannot be forbidden.
     pub forbid: FeatureSet,
+    /// Features that are accepted only if they are named here, or required: RING_RESET
+    /// ([`Device::reset_queue`](crate::Device::reset_queue)) and SUSPEND ([`Device::suspend`](crate::Device::suspend)).
+    pub opt_in: FeatureSet,
     /// The most entries that a queue gets. It gets the largest power of two that neither this nor the device exceeds;
     /// with INDIRECT_DESC as many requests can be in flight.
     pub queue_size: u16,
@@ -39,6 +42,7 @@ impl Default for Options {
         Self {
             require: FeatureSet::NONE,
             forbid: FeatureSet::NONE,
+            opt_in: FeatureSet::NONE,
             queue_size: 128,
             segments: 16,
             queues: 1,

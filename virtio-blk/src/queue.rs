@@ -427,6 +427,11 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
         }
     }
 
+    /// Notifies the device, whether it wants to be or not.
+    pub(crate) fn notify(&self) {
+        self.notifier.notify(self.ring.notification_data());
+    }
+
     /// Takes a request that has ended, if there is one. It neither waits nor enters the device.
     ///
     /// # Errors

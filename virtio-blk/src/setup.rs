@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use virtio_spec::Features;
 use virtio_spec::block::BlockFeatures;
 use virtio_spec::split_ring::MAX_QUEUE_SIZE;
-use virtio_transport::{DeviceType, Negotiation, QueueConfig, QueueError, QueueSetup, Transport, Wait};
+use virtio_transport::{DeviceType, Negotiation, Notifier, QueueConfig, QueueError, QueueSetup, Transport, Wait};
 use virtqueue::{Memory, MemoryError, Queue as Ring, RingFormat, Settings, Split};
 
 use crate::buffer::Buffer;
@@ -67,7 +67,8 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
     ) -> Result<Self, OpenError> {
         let device = Negotiation::begin(transport, DeviceType::BLOCK, wait)?;
         let offered = FeatureSet::from_bits(device.offered());
-        let forbidden = options.forbid.without(Features::VERSION_1);
+        let chosen = options.opt_in | options.require;
+        let forbidden = (options.forbid | FeatureSet::OPT_IN.without(chosen)).without(Features::VERSION_1);
         let mut accepted = (offered & FeatureSet::SUPPORTED).without(forbidden);
         let mut required = options.require;
         if !R::PACKED {
@@ -126,7 +127,7 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
         let ring = Ring::new(self.memory.clone(), settings)?;
         let waiters = Waiters::new(&self.memory, self.options.waiters).map_err(no_memory)?;
         let mut queue = Queue::new(ring, self.device.notifier(index), limits, index, self.epoch.clone(), waiters);
-        enable(&mut self.device, &mut queue)?;
+        enable(&mut queue, |config| self.device.enable_queue(config))?;
         self.next_queue += 1;
         Ok(queue)
     }
@@ -148,6 +149,7 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
         Ok(Settings {
             packed,
             in_order: has(Features::IN_ORDER),
+            order_platform: has(Features::ORDER_PLATFORM),
             chain_max: segments.saturating_add(HEADER_AND_STATUS).min(largest),
             segment_max_bytes: self.info.size_max_bytes.unwrap_or(u32::MAX),
             indirect: has(Features::INDIRECT_DESC),
@@ -164,13 +166,13 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
     }
 }
 
-/// Tells the device of a queue.
-pub(crate) fn enable<T: Transport, M: Memory, B: Buffer, R: RingFormat>(
-    device: &mut QueueSetup<T>,
-    queue: &mut Queue<M, T::Notifier, B, R>,
+/// Tells the device of a queue, by `enable`.
+pub(crate) fn enable<M: Memory, N: Notifier, B: Buffer, R: RingFormat>(
+    queue: &mut Queue<M, N, B, R>,
+    enable: impl FnOnce(&QueueConfig) -> Result<(), QueueError>,
 ) -> Result<(), QueueError> {
     let areas = queue.areas();
-    let enabled = device.enable_queue(&QueueConfig {
+    let enabled = enable(&QueueConfig {
         index: queue.index(),
         size: queue.size(),
         descriptor_area: areas.descriptor_area,

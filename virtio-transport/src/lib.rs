@@ -121,6 +121,7 @@ mod negotiation;
 pub mod pci;
 mod queue_reset;
 mod registers;
+mod suspend;
 mod transport;
 mod wait;
 
@@ -136,6 +137,7 @@ pub use mmio::{Mmio, MmioInterrupt, MmioNotifier, ProbeError};
 pub use negotiation::{InitError, Negotiation, NotReset, QueueSetup, Running};
 pub use queue_reset::QueueResetError;
 pub use registers::Registers;
+pub use suspend::SuspendError;
 pub use transport::{Interface, Interrupt, Notifier, QueueConfig, QueueError, QueueMemory, Transport};
 // The types of `virtio-spec` that stand in the signatures here.
 pub use virtio_spec::{DeviceStatus, DeviceType, InterruptStatus};

@@ -18,7 +18,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use virtio_spec::packed_ring::{DescriptorFlags, EVENT_FLAGS_MASK, EVENT_OFFSET_MASK, EVENT_WRAP_SHIFT, EventFlags};
 
-use crate::barrier;
+use crate::barrier::Barriers;
 use crate::error::{QueueSetupError, Violation};
 use crate::layout::PackedLayout;
 use crate::memory::{Access, Memory, PageRequest, Purpose};
@@ -53,6 +53,7 @@ pub struct PackedRing<M: Memory> {
 
     size: u16,
     event_idx: bool,
+    barriers: Barriers,
     areas: Areas,
     /// What all of the above point into.
     pages: OwnedPages<M>,
@@ -151,7 +152,7 @@ impl<M: Memory> PackedRing<M> {
         let driver_event = self.driver_event.at(0);
         driver_event.desc.store(event.bits().to_le(), Relaxed);
         // The position is there before it counts.
-        barrier::ring_before_index();
+        self.barriers.ring_before_index();
         driver_event.flags.store(flags.0.to_le(), Relaxed);
     }
 }
@@ -192,6 +193,7 @@ impl<M: Memory> Ring<M> for PackedRing<M> {
                 taken: 0,
                 size,
                 event_idx: settings.event_idx,
+                barriers: Barriers { platform: settings.order_platform },
                 areas,
                 pages,
             }
@@ -256,16 +258,16 @@ impl<M: Memory> Ring<M> for PackedRing<M> {
         let Some((first, flags)) = self.held.take() else {
             return false;
         };
-        barrier::ring_before_index();
+        self.barriers.ring_before_index();
         self.descriptors.at(usize::from(first)).flags.store(flags.bits().to_le(), Relaxed);
         let added = core::mem::take(&mut self.uncommitted);
 
-        barrier::store_before_look();
+        self.barriers.store_before_look();
         let device_event = self.device_event.at(0);
         let wanted = match EventFlags(u16::from_le(device_event.flags.load(Relaxed)) & EVENT_FLAGS_MASK) {
             EventFlags::DISABLE => false,
             EventFlags::DESC if self.event_idx => {
-                barrier::index_before_ring();
+                self.barriers.index_before_ring();
                 let event = u16::from_le(device_event.desc.load(Relaxed));
                 // The event as a position on the ring of which `next` is one, this time around or the last.
                 let mut index = event & EVENT_OFFSET_MASK;
@@ -278,7 +280,7 @@ impl<M: Memory> Ring<M> for PackedRing<M> {
             _ => true,
         };
         if wanted {
-            barrier::memory_before_register();
+            self.barriers.memory_before_register();
         }
         wanted
     }
@@ -304,7 +306,7 @@ impl<M: Memory> Ring<M> for PackedRing<M> {
         if flags & Position::BOTH != self.used.used() {
             return Ok(false);
         }
-        barrier::index_before_ring();
+        self.barriers.index_before_ring();
         let id = u16::from_le(descriptor.id.load(Relaxed));
         if self.held_by_device() == 0 {
             return Err(id);
@@ -365,7 +367,7 @@ impl<M: Memory> Ring<M> for PackedRing<M> {
         } else {
             self.driver_event.at(0).flags.store(EventFlags::ENABLE.0.to_le(), Relaxed);
         }
-        barrier::store_before_look();
+        self.barriers.store_before_look();
         // The ring does not tell how many were used that came without an interrupt, only whether one was.
         1
     }

@@ -416,6 +416,11 @@ impl<M: Memory, T: Attachment, R: RingFormat> Queue<M, T, R> {
         self.ring.commit().then(|| Notification { next: self.ring.notification_data() })
     }
 
+    /// What a notification carries now, with NOTIFICATION_DATA: for one that is sent again.
+    pub fn notification_data(&self) -> u16 {
+        self.ring.notification_data()
+    }
+
     /// Takes note of the next chain that the device has used. Its slot stays taken until
     /// [`Used::take`](crate::Used::take).
     ///

@@ -25,6 +25,8 @@ pub struct Settings {
     pub indirect: bool,
     /// EVENT_IDX was negotiated: notifications and interrupts are suppressed by index.
     pub event_idx: bool,
+    /// ORDER_PLATFORM was negotiated: barriers are those that the platform has for bus masters.
+    pub order_platform: bool,
     /// `Some` on a legacy interface: the alignment of the whole and of its device area, in bytes. Fields are then in
     /// the byte order of this machine.
     pub contiguous_align: Option<usize>,
@@ -44,6 +46,7 @@ impl Settings {
             segment_max_bytes: u32::MAX,
             indirect: false,
             event_idx: false,
+            order_platform: false,
             contiguous_align: None,
             max_address: u64::MAX,
         }

@@ -25,7 +25,7 @@ use virtio_spec::split_ring::{
     USED_FLAGS_OFFSET, USED_IDX_OFFSET, USED_RING_OFFSET, UsedFlags, avail_event_offset, used_event_offset,
 };
 
-use crate::barrier;
+use crate::barrier::Barriers;
 use crate::error::{QueueSetupError, Violation};
 use crate::layout::SplitLayout;
 use crate::memory::{Access, Memory, PageRequest, Purpose};
@@ -63,6 +63,7 @@ pub struct SplitRing<M: Memory> {
 
     indirect: bool,
     event_idx: bool,
+    barriers: Barriers,
     /// Whether fields are little-endian, and not in the order of this machine as on a legacy device.
     little_endian: bool,
     areas: Areas,
@@ -171,6 +172,7 @@ impl<M: Memory> Ring<M> for SplitRing<M> {
                 seen: 0,
                 indirect: settings.indirect,
                 event_idx: settings.event_idx,
+                barriers: Barriers { platform: settings.order_platform },
                 little_endian: settings.contiguous_align.is_none(),
                 areas,
                 pages,
@@ -202,11 +204,11 @@ impl<M: Memory> Ring<M> for SplitRing<M> {
         if old == new {
             return false;
         }
-        barrier::ring_before_index();
+        self.barriers.ring_before_index();
         self.avail_idx.at(0).store(self.order_u16(new), Relaxed);
         self.committed = new;
 
-        barrier::store_before_look();
+        self.barriers.store_before_look();
         let wanted = if self.event_idx {
             // The device asks for a notification when the index moves past its event (2.7.10). A batch moves the
             // index by several: the event may be anywhere in between, so this is a window and not an equality.
@@ -217,7 +219,7 @@ impl<M: Memory> Ring<M> for SplitRing<M> {
             !UsedFlags::from_bits_retain(flags).contains(UsedFlags::NO_NOTIFY)
         };
         if wanted {
-            barrier::memory_before_register();
+            self.barriers.memory_before_register();
         }
         wanted
     }
@@ -247,7 +249,7 @@ impl<M: Memory> Ring<M> for SplitRing<M> {
         if ahead > self.committed.wrapping_sub(self.taken) {
             return Err(found);
         }
-        barrier::index_before_ring();
+        self.barriers.index_before_ring();
         self.seen = found;
         Ok(true)
     }
@@ -287,7 +289,7 @@ impl<M: Memory> Ring<M> for SplitRing<M> {
         } else {
             self.avail_flags.at(0).store(0, Relaxed);
         }
-        barrier::store_before_look();
+        self.barriers.store_before_look();
         if self.event_idx { chains } else { 1 }
     }
 

@@ -19,6 +19,7 @@ const RESET_LOOKS: u64 = 1 << 24;
 const OPTIONS: Options = Options {
     require: FeatureSet::NONE,
     forbid: FeatureSet::NONE,
+    opt_in: FeatureSet::NONE,
     queue_size: 64,
     segments: 32,
     queues: 1,

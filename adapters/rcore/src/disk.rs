@@ -15,6 +15,7 @@ use crate::waiting::{CellLock, Sleeping};
 const OPTIONS: Options = Options {
     require: virtio_blk::FeatureSet::NONE,
     forbid: virtio_blk::FeatureSet::NONE,
+    opt_in: virtio_blk::FeatureSet::NONE,
     queue_size: 32,
     segments: 16,
     queues: 1,
