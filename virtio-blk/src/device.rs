@@ -1,13 +1,17 @@
 //! The device behind the queues: its configuration, its interrupt, its reset.
 
-use virtio_transport::{DeviceType, Negotiation, NotReset, Running, Spin, Transport, Wait};
+use virtio_spec::block::BlockFeatures;
+use virtio_transport::{DeviceType, Negotiation, NotReset, Notifier, Running, Transport, Wait};
 use virtqueue::{Memory, RingFormat};
 
+use crate::blocking::SOON;
 use crate::buffer::Buffer;
 use crate::epoch::Epoch;
 use crate::error::{Error, OpenError};
+use crate::exclusive::Exclusive;
 use crate::info::{CacheMode, Info, WRITEBACK};
 use crate::queue::Queue;
+use crate::request::Operation;
 use crate::setup::enable;
 
 /// A disk without its queues: what concerns all of them.
@@ -20,6 +24,8 @@ pub struct Device<T: Transport, M: Memory> {
     epoch: Epoch<M>,
     /// The cache mode that was set: a reset brings back the device's own.
     cache_mode: Option<CacheMode>,
+    /// A write that has completed is safe: the mode is write-through, and what completed before it was is flushed.
+    write_through: bool,
 }
 
 enum State<T: Transport> {
@@ -33,6 +39,46 @@ enum State<T: Transport> {
 /// The driver is not done with a device that did not acknowledge its reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotStopped;
+
+/// The way of a blocking call to the device of its queue ([`Queue::blocking`]): `&mut Device`, or a reference to one that
+/// is shared ([`Exclusive`]). There are no others.
+pub trait DeviceHandle<M: Memory>: sealed::Sealed {
+    /// Whether the queue is one of the device's, and the device can be reset if need be.
+    #[doc(hidden)]
+    fn check_owner<N: Notifier, B: Buffer, R: RingFormat>(&mut self, queue: &Queue<M, N, B, R>) -> Result<(), Error>;
+
+    /// Resets the device. That it was acknowledged shows in the queue.
+    #[doc(hidden)]
+    fn stop(&mut self, wait: &mut impl Wait);
+}
+
+impl<T: Transport, M: Memory> DeviceHandle<M> for &mut Device<T, M> {
+    fn check_owner<N: Notifier, B: Buffer, R: RingFormat>(&mut self, queue: &Queue<M, N, B, R>) -> Result<(), Error> {
+        Device::check_owned(self, queue.epoch())
+    }
+
+    fn stop(&mut self, wait: &mut impl Wait) {
+        let _ = Device::stop(self, wait);
+    }
+}
+
+impl<E: Exclusive<Value = Device<T, M>> + ?Sized, T: Transport, M: Memory> DeviceHandle<M> for &E {
+    fn check_owner<N: Notifier, B: Buffer, R: RingFormat>(&mut self, queue: &Queue<M, N, B, R>) -> Result<(), Error> {
+        self.with(|device| device.check_owned(queue.epoch()))
+    }
+
+    fn stop(&mut self, wait: &mut impl Wait) {
+        let _ = self.with(|device| device.stop(wait));
+    }
+}
+
+mod sealed {
+    use super::{Device, Exclusive, Memory, Transport};
+
+    pub trait Sealed {}
+    impl<T: Transport, M: Memory> Sealed for &mut Device<T, M> {}
+    impl<E: Exclusive + ?Sized> Sealed for &E {}
+}
 
 /// What a device has become by [`Device::config_changed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +97,17 @@ pub struct Recovered {
     pub reissued: u32,
     /// Requests that were not, and have ended: cancelled and dropped ones, flushes, and writes to zones.
     pub ended: u32,
-    /// In write-back mode, writes had completed that no flush has covered: they may be lost.
+    /// Writes had completed, in write-back mode, that no flush has covered: they may be lost. It stays so in later
+    /// recoveries until a flush is `Ok`.
     pub writes_in_doubt: bool,
 }
 
 impl<T: Transport, M: Memory> Device<T, M> {
     pub(crate) fn new(running: Running<T>, info: Info, queues: u16, epoch: Epoch<M>) -> Self {
-        Self { state: State::Running(running), info, queues, epoch, cache_mode: None }
+        let state = State::Running(running);
+        let mut device = Self { state, info, queues, epoch, cache_mode: None, write_through: false };
+        device.write_through = device.cache_mode() == Ok(CacheMode::WriteThrough);
+        device
     }
 
     /// What the disk said of itself when it was opened; the capacity is the one that was last read.
@@ -96,7 +146,6 @@ impl<T: Transport, M: Memory> Device<T, M> {
     ///
     /// [`Error::Stopped`]; [`Error::Config`].
     pub fn cache_mode(&self) -> Result<CacheMode, Error> {
-        use virtio_spec::block::BlockFeatures;
         let running = self.running()?;
         if self.info.cache_mode_can_change {
             return Ok(CacheMode::from_byte(running.read_config(|config| config.u8(WRITEBACK))?));
@@ -106,8 +155,71 @@ impl<T: Transport, M: Memory> Device<T, M> {
         Ok(if flush { CacheMode::WriteBack } else { CacheMode::WriteThrough })
     }
 
+    /// Changes the cache mode: waits until no request is in flight on any queue, writes the mode, and, for
+    /// write-through, flushes, so that earlier writes are safe as well (5.2.6.2). A reset of the device brings back its
+    /// default; [`recover`](Device::recover) sets the chosen mode again.
+    ///
+    /// `queues` are all queues of the device, each once: nobody uses them meanwhile. Completions are kept for
+    /// [`Queue::poll`].
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::NotNegotiated`] on a disk without CONFIG_WCE, [`Error::QueuesMissing`]: nothing was done.
+    /// - [`Error::CacheMode`] when the device stays with its mode.
+    /// - [`Error::Device`] and [`Error::QueueFull`] when the flush failed: the mode is changed, but earlier writes are in
+    ///   doubt until another flush is `Ok`.
+    /// - [`Error::GaveUp`] and [`Error::Violation`]: the device was reset. [`Error::Stopped`]: it had been before.
+    pub fn set_cache_mode<B: Buffer, R: RingFormat>(
+        &mut self,
+        mode: CacheMode,
+        queues: &mut [&mut Queue<M, T::Notifier, B, R>],
+        wait: &mut impl Wait,
+    ) -> Result<(), Error> {
+        if !self.info.cache_mode_can_change {
+            let feature = BlockFeatures::CONFIG_WCE.into();
+            return Err(Error::NotNegotiated { operation: Operation::Flush, feature });
+        }
+        self.check_complete(queues)?;
+        if !self.epoch.takes_requests() {
+            return Err(Error::Stopped);
+        }
+        let result = self.change_cache_mode(mode, queues, wait);
+        if result.as_ref().is_err_and(Error::is_fatal) && self.stop(&mut SOON.clone()).is_ok() {
+            for queue in queues.iter_mut() {
+                // SAFETY: the reset was acknowledged.
+                unsafe { queue.stop() };
+            }
+        }
+        result
+    }
+
+    fn change_cache_mode<B: Buffer, R: RingFormat>(
+        &mut self,
+        mode: CacheMode,
+        queues: &mut [&mut Queue<M, T::Notifier, B, R>],
+        wait: &mut impl Wait,
+    ) -> Result<(), Error> {
+        for queue in queues.iter_mut() {
+            queue.drain(wait)?;
+        }
+        let was_write_through = core::mem::take(&mut self.write_through);
+        self.write_cache_mode(mode)?;
+        if mode == CacheMode::WriteThrough {
+            if self.info.features.contains(BlockFeatures::FLUSH) {
+                // Without any queue, there is nothing to be flushed.
+                if let Some(queue) = queues.first_mut() {
+                    queue.blocking(&mut *self)?.flush(wait)?;
+                }
+                self.write_through = true;
+            } else {
+                self.write_through = was_write_through;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the cache mode, and reads it back. The caller sees to it that no write is in flight.
-    pub(crate) fn write_cache_mode(&mut self, mode: CacheMode) -> Result<(), Error> {
+    fn write_cache_mode(&mut self, mode: CacheMode) -> Result<(), Error> {
         let State::Running(running) = &mut self.state else {
             return Err(Error::Stopped);
         };
@@ -120,13 +232,26 @@ impl<T: Transport, M: Memory> Device<T, M> {
         }
     }
 
+    /// Whether a queue with this epoch is the device's, and the device can be reset if need be.
+    fn check_owned(&self, queue: &Epoch<M>) -> Result<(), Error> {
+        match self.state {
+            _ if !queue.is(&self.epoch) => Err(Error::ForeignQueue),
+            State::Gone => Err(Error::Stopped),
+            State::Running(_) | State::Stopped(_) => Ok(()),
+        }
+    }
+
     /// Resets the device and waits for it to acknowledge. Doing so again is no error.
     pub(crate) fn stop(&mut self, wait: &mut impl Wait) -> Result<(), NotStopped> {
+        if matches!(self.state, State::Running(_)) {
+            // It may have changed its mode by itself. One that cannot be read is taken to be write-back.
+            self.write_through &= self.cache_mode() == Ok(CacheMode::WriteThrough);
+        }
         match core::mem::replace(&mut self.state, State::Gone) {
             State::Running(running) => match running.reset(wait) {
                 Ok(transport) => {
                     self.state = State::Stopped(transport);
-                    self.epoch.set_stopped(true);
+                    self.epoch.set_stopped();
                 }
                 Err(NotReset { running, .. }) => {
                     self.state = State::Running(running);
@@ -141,19 +266,17 @@ impl<T: Transport, M: Memory> Device<T, M> {
         }
     }
 
-    /// Resets the device and waits until it has acknowledged, however long it takes: there are buffers that only the
-    /// device can give back.
-    pub(crate) fn stop_at_any_cost(&mut self) {
-        log::warn!("virtio disk: resetting the device to get the caller's buffers back");
-        while self.stop(&mut Spin).is_err() {}
-    }
-
     /// Brings the device back after a failure: DEVICE_NEEDS_RESET, a violation, a request that takes too long.
     ///
     /// The device is reset, and gets the same features, queues and cache mode again. Requests that somebody waits for are
     /// issued again. Those that were cancelled or dropped are not, as a late write could overwrite newer data; nor are
     /// flushes, which end with [`Error::FlushInDoubt`], nor writes to the zones of a host-managed disk and appends, which
     /// end with [`Error::ZoneWriteInDoubt`]. What the device had completed before the reset has completed.
+    ///
+    /// No interrupt comes for what has ended by this: afterwards, [`poll`](Queue::poll) each queue, or call
+    /// [`AsyncQueue::process`](crate::AsyncQueue::process), and do so after [`give_up`](Device::give_up) and
+    /// [`shutdown`](Device::shutdown). The capacity stays the one that was last read: look for a new one with
+    /// [`config_changed`](Device::config_changed).
     ///
     /// `queues` are all queues of the device, each once: nobody uses them meanwhile.
     ///
@@ -170,8 +293,6 @@ impl<T: Transport, M: Memory> Device<T, M> {
         wait: &mut impl Wait,
     ) -> Result<Recovered, Error> {
         self.check_complete(queues)?;
-        // A device whose mode cannot be read, or that was reset before, is taken to have a cache.
-        let write_through = self.cache_mode() == Ok(CacheMode::WriteThrough);
         if self.stop(wait).is_err() {
             return Err(Error::NotAcknowledged);
         }
@@ -179,8 +300,9 @@ impl<T: Transport, M: Memory> Device<T, M> {
         for queue in queues.iter_mut() {
             // SAFETY: the reset was acknowledged.
             recovered.ended += unsafe { queue.stop() };
-            recovered.writes_in_doubt |= !write_through && queue.writes_in_doubt();
         }
+        // Once what was completed is known of all queues, flushes on any of them included.
+        recovered.writes_in_doubt = !self.write_through && queues.iter().any(|queue| queue.writes_in_doubt());
         let restarted = self.restart(queues, &mut recovered, wait);
         if let Err(error) = restarted {
             log::error!("virtio disk: the device did not come up again: {error}");
@@ -224,7 +346,8 @@ impl<T: Transport, M: Memory> Device<T, M> {
             recovered.reissued += unsafe { queue.reissue() };
         }
         self.state = State::Running(setup.start());
-        self.epoch.set_stopped(false);
+        self.write_through = !recovered.writes_in_doubt && self.cache_mode() == Ok(CacheMode::WriteThrough);
+        self.epoch.set_running();
         Ok(())
     }
 
@@ -243,7 +366,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
         self.check_complete(queues)?;
         let acknowledged = matches!(self.state, State::Stopped(_));
         self.state = State::Gone;
-        self.epoch.set_stopped(true);
+        self.epoch.set_stopped();
         log::error!("virtio disk: given up; its memory is leaked, as the device may still use it");
         for queue in queues.iter_mut() {
             if acknowledged {

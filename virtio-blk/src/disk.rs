@@ -3,24 +3,18 @@
 use core::fmt;
 use core::mem::ManuallyDrop;
 
-use virtio_spec::block::BlockFeatures;
-use virtio_transport::{SpinLimit, Transport, Wait};
+use virtio_transport::{Transport, Wait};
 use virtqueue::{Memory, RingFormat, Split};
 
-use crate::blocking::Blocking;
+use crate::blocking::{BlockingQueue, SOON};
 use crate::buffer::{Buffer, NoBuffer};
 use crate::device::{Device, Recovered, Resized};
 use crate::device_id::DeviceId;
 use crate::error::{Error, OpenError};
 use crate::info::{CacheMode, Info};
 use crate::options::Options;
-use crate::pieces::Pieces;
 use crate::queue::Queue;
-use crate::request::Operation;
 use crate::setup::Setup;
-
-/// How long a reset is waited for that nobody asked for. Real devices acknowledge theirs at the first look.
-const AT_DROP: SpinLimit = SpinLimit { looks: 1000 };
 
 /// A disk with one queue.
 ///
@@ -39,6 +33,8 @@ pub struct Disk<T: Transport, M: Memory, B: Buffer = NoBuffer, R: RingFormat = S
     device: Device<T, M>,
     queue: Queue<M, T::Notifier, B, R>,
 }
+
+type Calls<'d, T, M, B, R> = BlockingQueue<'d, M, <T as Transport>::Notifier, B, R, &'d mut Device<T, M>>;
 
 impl<T: Transport, M: Memory, B: Buffer> Disk<T, M, B> {
     /// Opens a disk: resets the device, negotiates features, sets up one queue, and lets it run.
@@ -120,9 +116,11 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     /// Misuse, before anything was read: [`Error::UnalignedLength`], [`Error::UnalignedSector`],
     /// [`Error::BeyondCapacity`]. [`Error::Device`] names the first sector of the request that failed; other parts of
     /// the buffer may have been filled. [`Error::TooManySegments`] when not even one block of the buffer fits into a
-    /// request. [`Error::GaveUp`] and [`Error::Violation`]: the device was reset.
+    /// request. [`Error::Memory`] when the kernel's memory could not translate or map it. [`Error::QueueFull`] when
+    /// nothing is in flight, and completions that nobody has polled fill the queue. [`Error::GaveUp`] and
+    /// [`Error::Violation`]: the device was reset. [`Error::Stopped`]: it had been before.
     pub fn read(&mut self, sector: u64, buffer: &mut [u8], wait: &mut impl Wait) -> Result<(), Error> {
-        self.read_vectored(sector, &mut [buffer], wait)
+        self.blocking()?.read(sector, buffer, wait)
     }
 
     /// Reads from `sector` on into several buffers, one after the other. Their lengths add up to whole blocks; each by
@@ -132,7 +130,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     ///
     /// Those of [`read`](Disk::read).
     pub fn read_vectored(&mut self, sector: u64, buffers: &mut [&mut [u8]], wait: &mut impl Wait) -> Result<(), Error> {
-        self.transfer(Operation::Read, sector, Pieces::writable(buffers), wait)
+        self.blocking()?.read_vectored(sector, buffers, wait)
     }
 
     /// Writes from `sector` on, as many sectors as `buffer` is long. When the data is safe from a power cut depends on
@@ -143,7 +141,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     /// Those of [`read`](Disk::read), and [`Error::ReadOnly`]. After [`Error::Device`] and errors that reset the
     /// device, any of the sectors may have been written or not.
     pub fn write(&mut self, sector: u64, buffer: &[u8], wait: &mut impl Wait) -> Result<(), Error> {
-        self.write_vectored(sector, &[buffer], wait)
+        self.blocking()?.write(sector, buffer, wait)
     }
 
     /// Writes several buffers, one after the other, from `sector` on. Their lengths add up to whole blocks; each by
@@ -153,18 +151,18 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     ///
     /// Those of [`write`](Disk::write).
     pub fn write_vectored(&mut self, sector: u64, buffers: &[&[u8]], wait: &mut impl Wait) -> Result<(), Error> {
-        self.transfer(Operation::Write, sector, Pieces::readable(buffers), wait)
+        self.blocking()?.write_vectored(sector, buffers, wait)
     }
 
     /// Makes all writes that have completed before this call safe from a power cut.
     ///
     /// # Errors
     ///
-    /// [`Error::NotNegotiated`] on a disk without FLUSH, where there is nothing to be done; [`Error::Device`] when the
-    /// device could not: then nothing is known of the writes since the last flush that was `Ok`.
+    /// [`Error::NotNegotiated`] on a disk without FLUSH, where there is nothing to be done. [`Error::Device`] when the
+    /// device could not: then nothing is known of the writes since the last flush that was `Ok`. [`Error::QueueFull`],
+    /// [`Error::GaveUp`], [`Error::Violation`] and [`Error::Stopped`] as with [`read`](Disk::read).
     pub fn flush(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
-        let result = self.blocking().one(Operation::Flush, 0, Pieces::readable(&[]), wait);
-        self.stop_if_fatal(result).map(drop)
+        self.blocking()?.flush(wait)
     }
 
     /// Reads the name that the device has on its host.
@@ -172,13 +170,9 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     /// # Errors
     ///
     /// [`Error::Device`] with [`DeviceError::Unsupported`](crate::DeviceError::Unsupported) from a device that has
-    /// none.
+    /// none; otherwise those of [`read`](Disk::read) that are no misuse.
     pub fn device_id(&mut self, wait: &mut impl Wait) -> Result<DeviceId, Error> {
-        let mut id = DeviceId::EMPTY;
-        let mut buffers: [&mut [u8]; 1] = [id.bytes_mut()];
-        let result = self.blocking().one(Operation::DeviceId, 0, Pieces::writable(&mut buffers), wait);
-        self.stop_if_fatal(result)?;
-        Ok(id)
+        self.blocking()?.device_id(wait)
     }
 
     /// When a completed write is safe from a power cut.
@@ -190,27 +184,13 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
         self.device.cache_mode()
     }
 
-    /// Changes the cache mode: waits until no request is in flight, writes the mode, and, for write-through, flushes, so
-    /// that earlier writes are safe as well (5.2.6.2). A reset of the device brings back its default.
+    /// Changes the cache mode. See [`Device::set_cache_mode`].
     ///
     /// # Errors
     ///
-    /// [`Error::NotNegotiated`] on a disk without CONFIG_WCE; [`Error::CacheMode`] when the device stays with its mode;
-    /// those of [`flush`](Disk::flush).
+    /// Those of [`Device::set_cache_mode`].
     pub fn set_cache_mode(&mut self, mode: CacheMode, wait: &mut impl Wait) -> Result<(), Error> {
-        if !self.info().cache_mode_can_change {
-            return Err(Error::NotNegotiated {
-                operation: Operation::Flush,
-                feature: BlockFeatures::CONFIG_WCE.into(),
-            });
-        }
-        let result = self.queue.drain(wait);
-        self.stop_if_fatal(result)?;
-        self.device.write_cache_mode(mode)?;
-        match mode {
-            CacheMode::WriteThrough if self.info().features.contains(BlockFeatures::FLUSH) => self.flush(wait),
-            CacheMode::WriteThrough | CacheMode::WriteBack => Ok(()),
-        }
+        self.device.set_cache_mode(mode, &mut [&mut self.queue], wait)
     }
 
     /// Looks what has changed, after an interrupt for a change of the configuration. `None`: not the capacity. Requests
@@ -270,37 +250,8 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
         }
     }
 
-    fn transfer(
-        &mut self,
-        operation: Operation,
-        sector: u64,
-        pieces: Pieces<'_>,
-        wait: &mut impl Wait,
-    ) -> Result<(), Error> {
-        let result = self.blocking().transfer(operation, sector, pieces, wait);
-        self.stop_if_fatal(result)
-    }
-
-    #[allow(clippy::type_complexity, reason = "the type of a closure has no shorter name")]
-    pub(crate) fn blocking(
-        &mut self,
-    ) -> Blocking<'_, M, T::Notifier, B, R, impl FnMut(&mut Queue<M, T::Notifier, B, R>)> {
-        let Self { device, queue } = self;
-        Blocking::new(queue, |queue| {
-            device.stop_at_any_cost();
-            // SAFETY: the reset was acknowledged.
-            unsafe { queue.stop() };
-        })
-    }
-
-    /// Resets a device that has broken the rules, as nothing that it says can be trusted.
-    pub(crate) fn stop_if_fatal<V>(&mut self, result: Result<V, Error>) -> Result<V, Error> {
-        if matches!(result, Err(Error::Violation(_) | Error::GaveUp)) && self.device.stop(&mut AT_DROP.clone()).is_ok()
-        {
-            // SAFETY: the reset was acknowledged.
-            unsafe { self.queue.stop() };
-        }
-        result
+    pub(crate) fn blocking(&mut self) -> Result<Calls<'_, T, M, B, R>, Error> {
+        self.queue.blocking(&mut self.device)
     }
 }
 
@@ -308,7 +259,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Drop for Disk<T, M, B, R
     /// Resets the device, so that memory can be freed. If it does not acknowledge that soon, what it may still touch is
     /// leaked.
     fn drop(&mut self) {
-        if self.device.stop(&mut AT_DROP.clone()).is_ok() {
+        if self.device.stop(&mut SOON.clone()).is_ok() {
             // SAFETY: the reset was acknowledged.
             unsafe { self.queue.stop() };
             // SAFETY: the ring was restarted just now.

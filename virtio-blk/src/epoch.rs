@@ -1,7 +1,7 @@
 //! What a device and its queues have in common: whether the device was reset, and what flushes have covered.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use virtqueue::{Memory, MemoryError, PageRequest, Pages, Purpose};
 
@@ -16,9 +16,22 @@ pub(crate) struct Epoch<M: Memory> {
     memory: M,
 }
 
+/// What the device does with requests.
+mod phase {
+    /// It takes them.
+    pub(super) const RUNNING: u32 = 0;
+    /// It has those in flight, and may not be given more.
+    pub(super) const SUSPENDED: u32 = 1;
+    /// It has none.
+    pub(super) const RESET: u32 = 2;
+}
+
 struct State {
     owners: AtomicU32,
-    stopped: AtomicBool,
+    /// One of `phase`.
+    phase: AtomicU32,
+    /// How often the device was reset.
+    resets: AtomicU32,
     /// How many flushes were submitted, on all queues: each has a number.
     flushes: AtomicU32,
     /// The highest number of a flush that went well.
@@ -63,7 +76,8 @@ impl<M: Memory> Epoch<M> {
         unsafe {
             state.write(State {
                 owners: AtomicU32::new(1),
-                stopped: AtomicBool::new(false),
+                phase: AtomicU32::new(phase::RUNNING),
+                resets: AtomicU32::new(0),
                 flushes: AtomicU32::new(0),
                 flushed: AtomicU32::new(0),
             });
@@ -81,17 +95,24 @@ impl<M: Memory> Epoch<M> {
         self.state == other.state
     }
 
-    /// Whether the device was reset, and its queues are not rebuilt yet.
+    /// Whether the device was reset, and its queues are not rebuilt yet. A queue that is in use meanwhile can rely on the
+    /// reset having been acknowledged: a device that is given up without that takes all queues out of use.
     #[inline]
     pub(crate) fn stopped(&self) -> bool {
         // Whoever sees it also sees that the reset was acknowledged.
-        self.state().stopped.load(Ordering::Acquire)
+        self.state().phase.load(Ordering::Acquire) == phase::RESET
     }
 
-    /// Whether the device runs, as far as this processor knows: for a request, which a reset may overtake anyway.
+    /// Whether the device takes requests: it was neither reset nor suspended.
+    #[inline]
+    pub(crate) fn takes_requests(&self) -> bool {
+        self.state().phase.load(Ordering::Acquire) == phase::RUNNING
+    }
+
+    /// The same, as far as this processor knows: for a request that is not committed yet, which a reset may overtake anyway.
     #[inline(always)]
     pub(crate) fn runs(&self) -> bool {
-        !self.state().stopped.load(Ordering::Relaxed)
+        self.state().phase.load(Ordering::Relaxed) == phase::RUNNING
     }
 
     /// The number of a flush that is submitted now.
@@ -117,8 +138,25 @@ impl<M: Memory> Epoch<M> {
         FlushNumber(self.state().flushed.load(Ordering::SeqCst)).is_after(write)
     }
 
-    pub(crate) fn set_stopped(&self, stopped: bool) {
-        self.state().stopped.store(stopped, Ordering::Release);
+    /// How often the device was reset, modulo 2^32.
+    pub(crate) fn resets(&self) -> u32 {
+        self.state().resets.load(Ordering::Acquire)
+    }
+
+    /// The device runs.
+    pub(crate) fn set_running(&self) {
+        self.state().phase.store(phase::RUNNING, Ordering::Release);
+    }
+
+    /// The device was asked to stop until it is resumed: it has what is in flight, and is to get nothing more.
+    pub(crate) fn set_suspended(&self) {
+        self.state().phase.store(phase::SUSPENDED, Ordering::Release);
+    }
+
+    /// The device has acknowledged a reset.
+    pub(crate) fn set_stopped(&self) {
+        self.state().resets.fetch_add(1, Ordering::Release);
+        self.state().phase.store(phase::RESET, Ordering::Release);
     }
 }
 

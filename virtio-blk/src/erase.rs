@@ -6,7 +6,9 @@ use virtio_spec::block::DiscardWriteZeroesFlags;
 use virtio_transport::{Notifier, Transport, Wait};
 use virtqueue::{Memory, RingFormat, Token};
 
+use crate::blocking::BlockingQueue;
 use crate::buffer::Buffer;
+use crate::device::DeviceHandle;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::queue::Queue;
@@ -133,6 +135,40 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     }
 }
 
+impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat, D: DeviceHandle<M>> BlockingQueue<'_, M, N, B, R, D> {
+    /// Tells the device that ranges are not needed any more. See [`Disk::discard`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Disk::discard`].
+    pub fn discard(&mut self, ranges: &[SectorRange], wait: &mut impl Wait) -> Result<(), Error> {
+        self.erase(Operation::Discard, Ranges::new(ranges), wait)
+    }
+
+    /// Makes ranges read as zeroes, without data being moved. See [`Disk::write_zeroes`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Disk::write_zeroes`].
+    pub fn write_zeroes(&mut self, ranges: &[SectorRange], unmap: Unmap, wait: &mut impl Wait) -> Result<(), Error> {
+        self.erase(Operation::WriteZeroes, Ranges { ranges, unmap }, wait)
+    }
+
+    /// Erases ranges, so that what they held cannot be found any more. See [`Disk::secure_erase`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Disk::secure_erase`].
+    pub fn secure_erase(&mut self, ranges: &[SectorRange], wait: &mut impl Wait) -> Result<(), Error> {
+        self.erase(Operation::SecureErase, Ranges::new(ranges), wait)
+    }
+
+    fn erase(&mut self, operation: Operation, ranges: Ranges<'_>, wait: &mut impl Wait) -> Result<(), Error> {
+        let result = self.call().erase(operation, ranges, wait);
+        self.stop_if_fatal(result)
+    }
+}
+
 impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     /// Tells the device that ranges are not needed any more: it may forget what they hold, or not. How many ranges there
     /// are and how long they are does not matter: they become as many requests as it takes, which are in flight at the
@@ -165,7 +201,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     /// }
     /// ```
     pub fn discard(&mut self, ranges: &[SectorRange], wait: &mut impl Wait) -> Result<(), Error> {
-        self.erase(Operation::Discard, Ranges::new(ranges), wait)
+        self.blocking()?.discard(ranges, wait)
     }
 
     /// Makes ranges read as zeroes, without data being moved. As [`discard`](Disk::discard) otherwise; on a host-managed
@@ -175,7 +211,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     ///
     /// Those of [`discard`](Disk::discard), for WRITE_ZEROES.
     pub fn write_zeroes(&mut self, ranges: &[SectorRange], unmap: Unmap, wait: &mut impl Wait) -> Result<(), Error> {
-        self.erase(Operation::WriteZeroes, Ranges { ranges, unmap }, wait)
+        self.blocking()?.write_zeroes(ranges, unmap, wait)
     }
 
     /// Erases ranges, so that what they held cannot be found any more, and copies of it neither. As
@@ -185,12 +221,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     ///
     /// Those of [`discard`](Disk::discard), for SECURE_ERASE.
     pub fn secure_erase(&mut self, ranges: &[SectorRange], wait: &mut impl Wait) -> Result<(), Error> {
-        self.erase(Operation::SecureErase, Ranges::new(ranges), wait)
-    }
-
-    fn erase(&mut self, operation: Operation, ranges: Ranges<'_>, wait: &mut impl Wait) -> Result<(), Error> {
-        let result = self.blocking().erase(operation, ranges, wait);
-        self.stop_if_fatal(result)
+        self.blocking()?.secure_erase(ranges, wait)
     }
 }
 

@@ -279,13 +279,15 @@ pub enum Error {
         /// The first sector of the request; 0 for an operation that has none.
         sector: u64,
     },
-    /// Recovery takes every queue of the device, each of them once, and no others.
+    /// What concerns the whole device takes every queue of it, each of them once, and no others.
     QueuesMissing {
         /// How many queues the device has.
         expected: u16,
         /// How many of them were given.
         found: u16,
     },
+    /// The queue is not one of this device's.
+    ForeignQueue,
     /// The device could not be brought up again after a reset.
     NotRecovered(OpenError),
     /// The cache mode did not change.
@@ -434,7 +436,10 @@ impl fmt::Display for Error {
                 write!(f, "the device was given up during the {operation} of sector {sector}")
             }
             Self::QueuesMissing { expected, found } => {
-                write!(f, "recovery takes all {expected} queues of the device, found {found} of them")
+                write!(f, "it takes all {expected} queues of the device, and no others; found {found} of them")
+            }
+            Self::ForeignQueue => {
+                write!(f, "the queue is one of another device; use it with the device that it was set up with")
             }
             Self::NotRecovered(error) => write!(f, "the device did not recover: {error}"),
             Self::CacheMode => write!(f, "the device did not take the cache mode"),
@@ -464,6 +469,11 @@ impl From<GaveUp> for Error {
 }
 
 impl Error {
+    /// Whether the device has to be reset before anything that it says is believed again.
+    pub(crate) fn is_fatal(&self) -> bool {
+        matches!(self, Self::Violation(_) | Self::GaveUp)
+    }
+
     /// What an error of the ring means for a request with at the most `segments` data segments.
     #[cold]
     pub(crate) fn from_chain(error: ChainError, segments: u16) -> Self {

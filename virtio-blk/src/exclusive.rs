@@ -25,9 +25,13 @@ use core::cell::RefCell;
 /// }
 /// ```
 ///
-/// No waker is called, and no waiting is done, inside of it. Buffers of requests that nobody waits for any more are
-/// dropped there. A queue that an interrupt handler uses too needs
-/// interrupts off inside of it, as with any other lock.
+/// No waker is cloned, called or dropped, and no waiting is done, inside of it. What runs there that is not this crate's
+/// is the kernel's [`Memory`](virtqueue::Memory), the register write that notifies the device, and the drop of buffers of
+/// requests that nobody waits for any more. A queue that an interrupt handler uses too needs interrupts off inside of it,
+/// as with any other lock.
+///
+/// A [`Device`](crate::Device) is shared in the same way, for [`Queue::blocking`](crate::Queue::blocking). A blocking call
+/// that has to reset it waits for that inside.
 pub trait Exclusive {
     /// What is shared.
     type Value;

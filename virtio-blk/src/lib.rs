@@ -65,8 +65,9 @@ mod waiters;
 mod zone_report;
 mod zones;
 
+pub use blocking::BlockingQueue;
 pub use buffer::{Buffer, NoBuffer, RawBuffer};
-pub use device::{Device, Recovered, Resized};
+pub use device::{Device, DeviceHandle, Recovered, Resized};
 pub use device_id::DeviceId;
 pub use disk::{Disk, NotShutDown};
 pub use erase::{RANGES_MAX, SectorRange, Unmap};

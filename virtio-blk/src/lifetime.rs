@@ -7,7 +7,9 @@ use virtio_transport::{Notifier, Transport, Wait};
 use virtqueue::{Memory, RingFormat, Token};
 use zerocopy::FromBytes;
 
+use crate::blocking::BlockingQueue;
 use crate::buffer::Buffer;
+use crate::device::DeviceHandle;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::pieces::Pieces;
@@ -87,6 +89,21 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     }
 }
 
+impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat, D: DeviceHandle<M>> BlockingQueue<'_, M, N, B, R, D> {
+    /// Reads how worn the device is. See [`Disk::lifetime`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Disk::lifetime`].
+    pub fn lifetime(&mut self, wait: &mut impl Wait) -> Result<Lifetime, Error> {
+        let mut room = Room([0; Lifetime::BYTES]);
+        let mut buffers: [&mut [u8]; 1] = [&mut room.0];
+        let result = self.call().one(Operation::Lifetime, 0, Pieces::writable(&mut buffers), wait);
+        self.stop_if_fatal(result)?;
+        Lifetime::from_bytes(&room.0).ok_or(Error::Empty)
+    }
+}
+
 impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     /// Reads how worn the device is.
     ///
@@ -110,11 +127,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     /// }
     /// ```
     pub fn lifetime(&mut self, wait: &mut impl Wait) -> Result<Lifetime, Error> {
-        let mut room = Room([0; Lifetime::BYTES]);
-        let mut buffers: [&mut [u8]; 1] = [&mut room.0];
-        let result = self.blocking().one(Operation::Lifetime, 0, Pieces::writable(&mut buffers), wait);
-        self.stop_if_fatal(result)?;
-        Lifetime::from_bytes(&room.0).ok_or(Error::Empty)
+        self.blocking()?.lifetime(wait)
     }
 }
 

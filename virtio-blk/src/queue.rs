@@ -186,7 +186,9 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     /// # Safety
     ///
     /// The buffer is valid for writes, and touched by nobody, until [`poll`](Queue::poll) has returned the completion
-    /// of this token, or the device was reset and has acknowledged it. The thread must not give up before.
+    /// of this token with another result than [`Error::GivenUp`], or the queue was dropped after the device has
+    /// acknowledged a reset. The thread must not give up before. A reset alone is not the end of it: the request may be
+    /// issued again. After [`Error::GivenUp`], the device may have the buffer for ever.
     pub unsafe fn submit_read_borrowed(&mut self, sector: u64, buffer: NonNull<[u8]>) -> Result<Token, Error> {
         // SAFETY: as the caller promises.
         unsafe { self.submit_borrowed(Operation::Read, sector, buffer) }
@@ -202,7 +204,9 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     /// # Safety
     ///
     /// The buffer is valid for reads, and written by nobody, until [`poll`](Queue::poll) has returned the completion
-    /// of this token, or the device was reset and has acknowledged it. The thread must not give up before.
+    /// of this token with another result than [`Error::GivenUp`], or the queue was dropped after the device has
+    /// acknowledged a reset. The thread must not give up before. A reset alone is not the end of it: the request may be
+    /// issued again. After [`Error::GivenUp`], the device may have the buffer for ever.
     pub unsafe fn submit_write_borrowed(&mut self, sector: u64, buffer: NonNull<[u8]>) -> Result<Token, Error> {
         // SAFETY: as the caller promises.
         unsafe { self.submit_borrowed(Operation::Write, sector, buffer) }
@@ -383,7 +387,7 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
         owner: Owner,
         buffer: Option<RawBuffer>,
     ) -> Result<Token, Error> {
-        if self.epoch.stopped() {
+        if !self.epoch.takes_requests() {
             return Err(Error::Stopped);
         }
         let sector = if operation == Operation::Flush { self.epoch.next_flush().into_bits() } else { sector };
@@ -401,7 +405,7 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
         ranges: Ranges<'_>,
         owner: Owner,
     ) -> Result<Token, Error> {
-        if self.epoch.stopped() {
+        if !self.epoch.takes_requests() {
             return Err(Error::Stopped);
         }
         let sector = ranges.ranges.first().map_or(0, |range| range.sector);
@@ -415,7 +419,7 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     /// was notified.
     #[inline]
     pub fn commit(&mut self) -> bool {
-        if self.epoch.stopped() {
+        if !self.epoch.takes_requests() {
             return false;
         }
         match self.ring.commit() {
@@ -560,10 +564,16 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     /// Notices the next request that has ended. It stays in its slot.
     pub(crate) fn notice(&mut self) -> Result<Option<(Token, Owner)>, Error> {
         loop {
-            if let Some(used) = self.ring.pop().map_err(Error::Violation)? {
-                let status = used.slot().load_u8::<{ slot::STATUS }>();
-                let token = used.token();
-                return Ok(self.note(token, status).map(|owner| (token, owner)));
+            match self.ring.pop() {
+                Ok(Some(used)) => {
+                    let status = used.slot().load_u8::<{ slot::STATUS }>();
+                    let token = used.token();
+                    return Ok(self.note(token, status).map(|owner| (token, owner)));
+                }
+                Ok(None) => {}
+                // A device that was reset or given up has nothing to say any more.
+                Err(_) if self.epoch.stopped() => return Ok(None),
+                Err(violation) => return Err(Error::Violation(violation)),
             }
             if !self.look_again() {
                 return Ok(None);

@@ -23,7 +23,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
     ///
     /// - [`Error::QueueReset`]: the device has not reset the queue, or not in time. Everything is in flight as before;
     ///   what comes next is [`recover`](Device::recover).
-    /// - [`Error::QueuesMissing`]: the queue is not this device's. Nothing was done.
+    /// - [`Error::ForeignQueue`]: the queue is not this device's. Nothing was done.
     /// - [`Error::NotRecovered`]: the device does not take the queue again. Its requests have ended with
     ///   [`Error::GivenUp`].
     pub fn reset_queue<B: Buffer, R: RingFormat>(
@@ -32,7 +32,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
         wait: &mut impl Wait,
     ) -> Result<Recovered, Error> {
         if !self.owns(queue) {
-            return Err(Error::QueuesMissing { expected: 1, found: 0 });
+            return Err(Error::ForeignQueue);
         }
         let running = self.running_mut()?;
         running.reset_queue(queue.index(), wait).map_err(Error::QueueReset)?;

@@ -13,19 +13,26 @@ impl<T: Transport, M: Memory> Device<T, M> {
     /// not begun waits in the queues. Completions can be polled meanwhile, but nothing can be submitted:
     /// [`Error::Stopped`].
     ///
+    /// `queues` are all queues of the device, each once: no blocking call is under way on any.
+    ///
     /// It takes SUSPEND, which is accepted only if [`Options::opt_in`](crate::Options::opt_in) or
     /// [`Options::require`](crate::Options::require) asks for it.
     ///
     /// # Errors
     ///
-    /// [`Error::Suspend`]: not negotiated; or not done, and then the device is to be asked again, or
-    /// [recovered](Device::recover).
-    pub fn suspend(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
+    /// [`Error::QueuesMissing`]: nothing was done. [`Error::Suspend`]: not negotiated; or not done, and then the device is
+    /// to be asked again, or [recovered](Device::recover).
+    pub fn suspend<B: Buffer, R: RingFormat>(
+        &mut self,
+        queues: &mut [&mut Queue<M, T::Notifier, B, R>],
+        wait: &mut impl Wait,
+    ) -> Result<(), Error> {
+        self.check_complete(queues)?;
         let epoch = self.epoch().clone();
         let running = self.running_mut()?;
         if running.features() & virtio_spec::Features::SUSPEND.bits() != 0 {
             // From when it is asked, the device gets neither requests nor notifications.
-            epoch.set_stopped(true);
+            epoch.set_suspended();
         }
         running.suspend(wait).map_err(Error::Suspend)
     }
@@ -45,7 +52,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
     ) -> Result<(), Error> {
         self.check_complete(queues)?;
         self.running_mut()?.resume(wait).map_err(Error::Suspend)?;
-        self.epoch().set_stopped(false);
+        self.epoch().set_running();
         for queue in queues.iter_mut() {
             queue.commit();
             // It may have stopped with a notification in its hand.

@@ -137,7 +137,8 @@ impl<S: SharedQueue> AsyncQueue<S> {
         Transfer::new(self, Operation::Write, sector, buffer)
     }
 
-    /// Makes writes safe from a power cut that had completed when this was first polled.
+    /// Makes writes safe from a power cut that had completed when this was first polled. If the device is reset before
+    /// it ends, it ends with [`Error::FlushInDoubt`].
     pub fn flush(&self) -> Flush<'_, S> {
         Flush(Request::new(self, Operation::Flush, 0, None))
     }
@@ -239,6 +240,8 @@ enum State<B> {
     New {
         buffer: Option<B>,
         ticket: Option<Ticket>,
+        /// How often the device had been reset when it was first polled.
+        resets: Option<u32>,
     },
     Submitted(Token),
     Ended,
@@ -249,7 +252,7 @@ impl<S: SharedQueue> Unpin for Request<'_, S> {}
 
 impl<'a, S: SharedQueue> Request<'a, S> {
     pub(crate) fn new(shared: &'a AsyncQueue<S>, operation: Operation, sector: u64, buffer: Option<S::Buffer>) -> Self {
-        Self { shared, operation, sector, state: State::New { buffer, ticket: None } }
+        Self { shared, operation, sector, state: State::New { buffer, ticket: None, resets: None } }
     }
 
     /// Polls a request that was made with a buffer.
@@ -263,7 +266,7 @@ impl<'a, S: SharedQueue> Request<'a, S> {
 
     fn poll(&mut self, ranges: Ranges<'_>, context: &Context<'_>) -> Poll<Ended<S::Buffer>> {
         match core::mem::replace(&mut self.state, State::Ended) {
-            State::New { buffer, ticket } => self.submit(buffer, ranges, ticket, context),
+            State::New { buffer, ticket, resets } => self.submit(buffer, ranges, ticket, resets, context),
             State::Submitted(token) => self.look(token, context),
             State::Ended => Poll::Ready(Err(Failed { error: Error::Empty, buffer: None })),
         }
@@ -275,14 +278,19 @@ impl<'a, S: SharedQueue> Request<'a, S> {
         buffer: Option<S::Buffer>,
         ranges: Ranges<'_>,
         mut ticket: Option<Ticket>,
+        mut resets: Option<u32>,
         context: &Context<'_>,
     ) -> Poll<Ended<S::Buffer>> {
         // Cloned and dropped outside of the lock, as it is not our code that does it.
         let waker = context.waker().clone();
         let (operation, sector, commits) = (self.operation, self.sector, self.shared.commits);
         let (submitted, unused, next) = self.shared.queue.with(|queue| {
-            let room = !queue.waiters().must_wait(ticket);
-            let submitted = if room {
+            let now = queue.epoch().resets();
+            let was_reset = *resets.get_or_insert(now) != now && !queue.is_stopped();
+            let submitted = if operation == Operation::Flush && was_reset {
+                // It is to cover what had completed when it was first polled, and that may be lost by now.
+                Err(Failed { error: Error::FlushInDoubt, buffer })
+            } else if !queue.waiters().must_wait(ticket) {
                 queue.submit_task(operation, sector, buffer, ranges)
             } else {
                 Err(Failed { error: Error::QueueFull, buffer })
@@ -323,7 +331,7 @@ impl<'a, S: SharedQueue> Request<'a, S> {
                 if let (None, Some(waker)) = (ticket, unused) {
                     waker.wake();
                 }
-                self.state = State::New { buffer, ticket };
+                self.state = State::New { buffer, ticket, resets };
                 Poll::Pending
             }
             Err(failed) => {

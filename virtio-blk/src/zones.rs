@@ -8,7 +8,9 @@ use core::task::{Context, Poll};
 use virtio_transport::{Notifier, Transport, Wait};
 use virtqueue::{Memory, RingFormat, Token};
 
+use crate::blocking::BlockingQueue;
 use crate::buffer::Buffer;
+use crate::device::DeviceHandle;
 use crate::disk::Disk;
 use crate::erase::Ranges;
 use crate::error::Error;
@@ -144,6 +146,50 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     }
 }
 
+impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat, D: DeviceHandle<M>> BlockingQueue<'_, M, N, B, R, D> {
+    /// Reports zones. Returns how many bytes of the buffer the report has, for [`ZoneReport::parse`]. See
+    /// [`Disk::report_zones`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Disk::report_zones`], but for [`Error::ZoneReport`].
+    pub fn zone_report(&mut self, sector: u64, buffer: &mut [u8], wait: &mut impl Wait) -> Result<usize, Error> {
+        let mut buffers = [buffer];
+        let result = self.call().report(sector, Pieces::writable(&mut buffers), wait);
+        self.stop_if_fatal(result)
+    }
+
+    /// Writes to wherever the write pointer is of the zone that begins at `zone`. See [`Disk::append`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Disk::append`].
+    pub fn append(&mut self, zone: u64, buffer: &[u8], wait: &mut impl Wait) -> Result<u64, Error> {
+        let result = self.call().one(Operation::ZoneAppend, zone, Pieces::readable(&[buffer]), wait);
+        self.stop_if_fatal(result)
+    }
+
+    /// Opens, closes, finishes or resets the zone that begins at `zone`. See [`Disk::zone_action`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Disk::zone_action`].
+    pub fn zone_action(&mut self, action: ZoneAction, zone: u64, wait: &mut impl Wait) -> Result<(), Error> {
+        let result = self.call().one(action.operation(), zone, Pieces::readable(&[]), wait);
+        self.stop_if_fatal(result).map(drop)
+    }
+
+    /// Makes all sequential zones empty. See [`Disk::reset_all_zones`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Disk::reset_all_zones`].
+    pub fn reset_all_zones(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
+        let result = self.call().one(Operation::ZoneResetAll, 0, Pieces::readable(&[]), wait);
+        self.stop_if_fatal(result).map(drop)
+    }
+}
+
 impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     /// Reports the zone that `sector` is in and those behind it, as many as the buffer has room for
     /// ([`ZoneReport::bytes`]) and one request may bring.
@@ -180,9 +226,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
         buffer: &'a mut [u8],
         wait: &mut impl Wait,
     ) -> Result<ZoneReport<'a>, Error> {
-        let mut buffers = [&mut *buffer];
-        let result = self.blocking().report(sector, Pieces::writable(&mut buffers), wait);
-        let bytes = self.stop_if_fatal(result)?;
+        let bytes = self.blocking()?.zone_report(sector, buffer, wait)?;
         Ok(ZoneReport::parse(buffer.get(..bytes).unwrap_or_default(), self.info(), sector)?)
     }
 
@@ -197,8 +241,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     /// [`Error::TooManySegments`], as an append is never split. [`Error::Device`] says what the zone does not allow.
     /// [`Error::MisplacedAppend`].
     pub fn append(&mut self, zone: u64, buffer: &[u8], wait: &mut impl Wait) -> Result<u64, Error> {
-        let result = self.blocking().one(Operation::ZoneAppend, zone, Pieces::readable(&[buffer]), wait);
-        self.stop_if_fatal(result)
+        self.blocking()?.append(zone, buffer, wait)
     }
 
     /// Opens, closes, finishes or resets the zone that begins at `zone`.
@@ -208,8 +251,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     /// [`Error::NotNegotiated`] on a disk without zones, [`Error::NotZoneStart`], [`Error::BeyondCapacity`],
     /// [`Error::ReadOnly`]. [`Error::Device`] says what the zone, or the number of open and active ones, does not allow.
     pub fn zone_action(&mut self, action: ZoneAction, zone: u64, wait: &mut impl Wait) -> Result<(), Error> {
-        let result = self.blocking().one(action.operation(), zone, Pieces::readable(&[]), wait);
-        self.stop_if_fatal(result).map(drop)
+        self.blocking()?.zone_action(action, zone, wait)
     }
 
     /// Makes all sequential zones empty.
@@ -218,8 +260,7 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
     ///
     /// [`Error::NotNegotiated`] on a disk without zones, [`Error::ReadOnly`], [`Error::Device`].
     pub fn reset_all_zones(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
-        let result = self.blocking().one(Operation::ZoneResetAll, 0, Pieces::readable(&[]), wait);
-        self.stop_if_fatal(result).map(drop)
+        self.blocking()?.reset_all_zones(wait)
     }
 }
 

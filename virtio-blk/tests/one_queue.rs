@@ -5,7 +5,8 @@ mod common;
 use common::{defaults, transport};
 use testing_device::{BlockDevice, Builder, Mode, QueueResetAnswer, ScatterMemory, SuspendAnswer};
 use virtio_blk::{
-    Device, Either, Error, FeatureSet, Features, Operation, Options, Queue, Recovered, RingFormat, Setup, Split,
+    CacheMode, Device, Either, Error, FeatureSet, Features, Operation, Options, Queue, Recovered, RingFormat, Setup,
+    Split,
 };
 use virtio_transport::{Mmio, MmioNotifier, QueueResetError, Spin, SpinLimit, SuspendError};
 
@@ -60,6 +61,11 @@ impl<R: RingFormat> Rig<R> {
         results.sort_by_key(|(_, sector, _)| *sector);
         assert_eq!(queue.in_flight(), 0);
         results
+    }
+
+    fn suspend(&mut self) -> Result<(), Error> {
+        let [first, second] = &mut self.queues;
+        self.handle.suspend(&mut [first, second], &mut SOON.clone())
     }
 
     fn finish(mut self) {
@@ -130,7 +136,7 @@ fn a_queue_is_reset_only_by_its_own_device_and_only_if_that_was_asked_for() {
     let rig_of = |asked| rig(Split, BlockDevice::builder(), Features::RING_RESET, asked);
     let (mut one, mut other, mut plain) = (rig_of(true), rig_of(true), rig_of(false));
     let error = one.handle.reset_queue(&mut other.queues[0], &mut Spin);
-    assert_eq!(error, Err(Error::QueuesMissing { expected: 1, found: 0 }));
+    assert_eq!(error, Err(Error::ForeignQueue));
     let error = plain.handle.reset_queue(&mut plain.queues[0], &mut Spin);
     assert_eq!(error, Err(Error::QueueReset(QueueResetError::NotNegotiated)));
     for rig in [one, other, plain] {
@@ -149,10 +155,16 @@ fn a_suspended_device_goes_on_with_what_was_in_its_queues() {
             rig.busy();
             // Submitted, and not yet seen by the device.
             rig.queues[1].submit_write(4, sector(4)).unwrap();
-            rig.handle.suspend(&mut SOON.clone()).unwrap();
+            rig.suspend().unwrap();
             let [first, second] = &mut rig.queues;
             assert_eq!(second.submit_write(5, sector(5)).map_err(|it| it.error), Err(Error::Stopped));
             assert!(!second.commit());
+            // Nor is the device, which has what was in flight, taken for one that was reset.
+            let result = second.blocking(&mut rig.handle).unwrap().read(1, &mut [0; 512], &mut Spin);
+            assert_eq!(result, Err(Error::Stopped));
+            assert_eq!((second.in_flight(), second.is_stopped()), (2, false));
+            let mode = rig.handle.set_cache_mode(CacheMode::WriteThrough, &mut [first, second], &mut Spin);
+            assert_eq!(mode, Err(Error::Stopped));
             assert!(second.poll().unwrap().is_none());
             assert_eq!(rig.device.run(), 0, "a suspended device does nothing");
 
@@ -173,10 +185,10 @@ fn a_suspended_device_goes_on_with_what_was_in_its_queues() {
 fn a_device_that_does_not_stop_or_go_on_says_so() {
     let mut rig = rig(Split, BlockDevice::builder(), Features::SUSPEND, true);
     rig.device.faults(|faults| faults.suspend = SuspendAnswer::Never);
-    let result = rig.handle.suspend(&mut SOON.clone());
+    let result = rig.suspend();
     assert!(matches!(result, Err(Error::Suspend(SuspendError::TimedOut { .. }))), "{result:?}");
     rig.device.faults(|faults| faults.suspend = SuspendAnswer::Prompt);
-    rig.handle.suspend(&mut SOON.clone()).unwrap();
+    rig.suspend().unwrap();
     rig.device.faults(|faults| faults.suspend = SuspendAnswer::NeedsReset);
     let [first, second] = &mut rig.queues;
     let result = rig.handle.resume(&mut [first, second], &mut SOON.clone());
@@ -194,7 +206,7 @@ fn a_device_that_does_not_stop_or_go_on_says_so() {
 #[test]
 fn a_device_is_suspended_only_if_that_was_asked_for() {
     let mut rig = rig(Split, BlockDevice::builder(), Features::SUSPEND, false);
-    assert_eq!(rig.handle.suspend(&mut Spin), Err(Error::Suspend(SuspendError::NotNegotiated)));
+    assert_eq!(rig.suspend(), Err(Error::Suspend(SuspendError::NotNegotiated)));
     rig.queues[0].submit_write(1, sector(1)).unwrap();
     rig.queues[0].commit();
     rig.device.run();

@@ -2,7 +2,10 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::task::{Context, Poll, Waker};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use testing_device::{
     BlockDevice, Builder, DeviceRegisters, Interface, IommuMemory, Mode, ResetAnswer, ScatterMemory, TestMemory,
@@ -11,7 +14,7 @@ use virtio_blk::{
     AsyncQueue, BlockFeatures, CacheMode, Completion, Disk, Error, FeatureSet, Features, Operation, Options, Queue,
     Recovered, Setup,
 };
-use virtio_transport::{Mmio, MmioNotifier, Spin, SpinLimit};
+use virtio_transport::{GaveUp, Mmio, MmioNotifier, Spin, SpinLimit};
 use virtqueue::Violation;
 
 type Buffer = Box<[u8]>;
@@ -251,4 +254,193 @@ fn tasks_wait_through_a_recovery_and_dropped_ones_are_forgotten() {
     let Poll::Ready(Ok(buffer)) = read.as_mut().poll(&mut context) else { panic!("the read is done") };
     assert_eq!(buffer[..], [6; 512]);
     assert_eq!(device.read_disk(2, 1), [0; 512], "the dropped write is not issued again");
+}
+
+#[test]
+fn a_task_in_line_is_told_that_the_device_was_given_up() {
+    let memory = ScatterMemory::new();
+    let (device, disk) = rig(BlockDevice::builder(), &memory, &Options { queue_size: 4, ..Options::default() });
+    let (mut handle, queue) = disk.split();
+    let shared = AsyncQueue::new(RefCell::new(queue));
+    let mut context = Context::from_waker(Waker::noop());
+    // Nobody waits for what fills the queue.
+    for place in 0..4 {
+        let mut write = Box::pin(shared.write(place, sector(1)));
+        assert!(write.as_mut().poll(&mut context).is_pending());
+    }
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut read = Box::pin(shared.read(7, sector(7)));
+    assert!(read.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+
+    device.faults(|faults| (faults.hold, faults.reset) = (true, ResetAnswer::Never));
+    device.run();
+    device.push_raw(0, 70_000, 0);
+    let violation = Error::Violation(Violation::IdOutOfRange { id: 70_000, size: 4 });
+    assert_eq!(shared.process(), Err(violation));
+    assert_eq!(woken.0.load(Ordering::Relaxed), 0, "it waits for a recovery, as those in flight do");
+    assert_eq!(
+        handle.recover(&mut [&mut *shared.queue().borrow_mut()], &mut SOON.clone()),
+        Err(Error::NotAcknowledged)
+    );
+    handle.give_up(&mut [&mut *shared.queue().borrow_mut()]).unwrap();
+    assert_eq!(shared.process(), Ok(()), "the device is not asked any more");
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    let Poll::Ready(Err(failed)) = read.as_mut().poll(&mut context) else { panic!("it is told") };
+    assert_eq!((failed.error, &failed.buffer.expect("its buffer")[..]), (Error::Stopped, &[7; 512][..]));
+    drop(read);
+    device.take_violations();
+}
+
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn what_a_given_up_device_still_says_is_not_listened_to() {
+    let memory = ScatterMemory::new();
+    let (device, mut disk) = rig(BlockDevice::builder(), &memory, &Options::default());
+    let read = disk.queue().submit_read(1, sector(0)).unwrap();
+    disk.queue().commit();
+    device.faults(|faults| (faults.hold, faults.reset) = (true, ResetAnswer::Never));
+    device.run();
+    disk.give_up();
+    assert_eq!(device.release(), 1);
+    let completion = disk.queue().poll().unwrap().expect("it has ended");
+    assert_eq!((completion.token, completion.result.is_err()), (read, true));
+    assert_eq!(disk.queue().poll().map(|completion| completion.is_some()), Ok(false));
+    assert_eq!(disk.read(0, &mut [0; 512], &mut Spin), Err(Error::Stopped));
+    device.take_violations();
+}
+
+#[test]
+fn a_flush_on_one_queue_that_completed_before_the_reset_counts_for_all() {
+    let memory = ScatterMemory::new();
+    let builder = BlockDevice::builder().queues(2).mode(Mode::Manual).capacity(64);
+    let device = builder.build(&memory);
+    let transport = Mmio::probe(device.registers()).unwrap().expect("a device");
+    let options = Options { queues: 2, ..Options::default() };
+    let mut setup = Setup::negotiate(transport, memory.clone(), &options, &mut Spin).unwrap();
+    let mut first: TestQueue<_> = setup.add_queue().unwrap();
+    let mut second: TestQueue<_> = setup.add_queue().unwrap();
+    let mut handle = setup.start();
+    first.submit_write(3, sector(5)).unwrap();
+    first.commit();
+    device.run();
+    assert_eq!(poll_all(&mut first).len(), 1);
+    // Nobody has looked yet when the device is reset.
+    second.submit_flush().unwrap();
+    second.commit();
+    device.run();
+    assert!(!handle.recover(&mut [&mut first, &mut second], &mut Spin).unwrap().writes_in_doubt);
+    assert_eq!(poll_all(&mut second)[0].result, Ok(()));
+}
+
+#[test]
+fn a_change_to_write_through_that_could_not_flush_leaves_earlier_writes_in_doubt() {
+    for flushed_later in [true, false] {
+        let memory = ScatterMemory::new();
+        let (device, mut disk) = rig(BlockDevice::builder(), &memory, &Options::default());
+        let running = device.clone();
+        let mut run = || {
+            running.run();
+            Ok(())
+        };
+        disk.write(1, &[1; 512], &mut run).unwrap();
+        device.faults(|faults| faults.bad_flush = true);
+        assert!(matches!(disk.set_cache_mode(CacheMode::WriteThrough, &mut run), Err(Error::Device { .. })));
+        assert_eq!((disk.cache_mode(), device.read_stable(1, 1)), (Ok(CacheMode::WriteThrough), vec![0; 512]));
+        if flushed_later {
+            device.faults(|faults| faults.bad_flush = false);
+            disk.flush(&mut run).unwrap();
+        }
+        assert_eq!(disk.recover(&mut Spin).unwrap().writes_in_doubt, !flushed_later);
+    }
+}
+
+#[test]
+fn a_write_through_disk_has_no_writes_in_doubt_also_when_a_call_had_reset_it() {
+    let memory = ScatterMemory::new();
+    let builder = BlockDevice::builder().config(|config| config.writeback.0 = 0);
+    let (device, mut disk) = rig(builder, &memory, &Options::default());
+    let running = device.clone();
+    let mut run = || {
+        running.run();
+        Ok(())
+    };
+    disk.write(1, &[1; 512], &mut run).unwrap();
+    assert_eq!(disk.read(1, &mut [0; 512], &mut SOON.clone()), Err(Error::GaveUp));
+    assert!(!disk.recover(&mut Spin).unwrap().writes_in_doubt);
+    disk.write(1, &[2; 512], &mut run).unwrap();
+    assert!(!disk.recover(&mut Spin).unwrap().writes_in_doubt);
+}
+
+#[test]
+fn a_polled_queue_is_polled_after_a_recovery_too() {
+    for withheld in [0, Features::EVENT_IDX.bits()] {
+        let memory = ScatterMemory::new();
+        let (device, mut disk) = rig(BlockDevice::builder().withhold(withheld), &memory, &Options::default());
+        disk.queue().use_polling();
+        let _ = disk.recover(&mut Spin).unwrap();
+        disk.queue().submit_read(1, sector(0)).unwrap();
+        disk.queue().commit();
+        assert_eq!((device.run(), device.counts().interrupts), (1, 0));
+    }
+}
+
+#[test]
+fn a_policy_that_unwinds_in_a_recovery_leaves_a_disk_that_takes_nothing() {
+    let memory = ScatterMemory::new();
+    let (device, mut disk) = rig(BlockDevice::builder(), &memory, &Options::default());
+    device.faults(|faults| faults.reset = ResetAnswer::Never);
+    let mut policy = || -> Result<(), GaveUp> { panic!("the policy was told to panic") };
+    let unwound = catch_unwind(AssertUnwindSafe(|| disk.recover(&mut policy).is_ok()));
+    assert!(unwound.is_err());
+    // Nobody knows whether the reset was acknowledged, and nobody can find out: a call could never end.
+    assert_eq!(disk.read(1, &mut [0; 512], &mut SOON.clone()), Err(Error::Stopped));
+    assert_eq!(disk.set_cache_mode(CacheMode::WriteBack, &mut SOON.clone()), Err(Error::Stopped));
+    assert_eq!(disk.recover(&mut SOON.clone()), Err(Error::NotAcknowledged));
+    device.take_violations();
+}
+
+#[test]
+fn a_flush_that_was_in_line_during_a_reset_is_in_doubt() {
+    let memory = ScatterMemory::new();
+    let (device, disk) = rig(BlockDevice::builder(), &memory, &Options { queue_size: 4, ..Options::default() });
+    let (mut handle, queue) = disk.split();
+    let shared = AsyncQueue::new(RefCell::new(queue));
+    let mut context = Context::from_waker(Waker::noop());
+    let mut write = Box::pin(shared.write(1, sector(1)));
+    assert!(write.as_mut().poll(&mut context).is_pending());
+    device.run();
+    shared.process().unwrap();
+    assert!(write.as_mut().poll(&mut context).is_ready());
+    let mut reads: Vec<_> = (0..4).map(|place| Box::pin(shared.read(place, sector(0)))).collect();
+    for read in &mut reads {
+        assert!(read.as_mut().poll(&mut context).is_pending());
+    }
+    // The write has completed, so this flush is to cover it; but the device loses the write before it hears of it.
+    let mut flush = Box::pin(shared.flush());
+    assert!(flush.as_mut().poll(&mut context).is_pending());
+    device.needs_reset();
+    device.power_cut();
+    assert!(handle.recover(&mut [&mut *shared.queue().borrow_mut()], &mut Spin).unwrap().writes_in_doubt);
+    device.run();
+    shared.process().unwrap();
+    for read in &mut reads {
+        assert!(read.as_mut().poll(&mut context).is_ready());
+    }
+    assert_eq!(flush.as_mut().poll(&mut context), Poll::Ready(Err(Error::FlushInDoubt)));
+    assert_eq!(device.counts().flushes, 0);
+    // It holds up nobody: the next one is as good as any.
+    let mut flush = Box::pin(shared.flush());
+    assert!(flush.as_mut().poll(&mut context).is_pending());
+    device.run();
+    shared.process().unwrap();
+    assert_eq!(flush.as_mut().poll(&mut context), Poll::Ready(Ok(())));
 }

@@ -93,9 +93,12 @@ impl<'q, M: Memory, T: Attachment, R: RingFormat> Chain<'q, M, T, R> {
     ///
     /// # Safety
     ///
-    /// `start` is valid for reads of `bytes` bytes, and for writes if the device writes them, until the chain has been
-    /// taken from the queue ([`Used::take`](crate::Used::take)), or dropped without having been submitted, or the
-    /// device has acknowledged a reset. Until then nobody else writes to them, nor reads them if the device writes.
+    /// `start` is valid for reads of `bytes` bytes, and for writes if the device writes them, until one of these: the
+    /// chain was dropped without having been submitted; what is attached to it was taken from the queue
+    /// ([`Used::take`](crate::Used::take)) after the device had used it, or after it was
+    /// [retired](crate::Queue::retire) from a ring that had been restarted; or the device has acknowledged a reset and
+    /// the queue was dropped. Until then nobody else writes to them, nor reads them if the device writes. A reset
+    /// alone is not the end: the chain may be [reissued](crate::Queue::reissue), and what it has mapped is still mapped.
     #[inline(always)]
     pub unsafe fn buffer(&mut self, start: NonNull<u8>, bytes: usize, access: Access) -> Result<(), ChainError> {
         let mut done = 0;

@@ -233,7 +233,9 @@ impl<M: Memory, T: Attachment, R: RingFormat> Queue<M, T, R> {
         self.ring.areas()
     }
 
-    /// Says that the device will not touch the queue, nor any buffer in it, any more: dropping it now frees all of it.
+    /// Says that the device will not touch the queue, nor any buffer in it, any more: dropping it now frees all of it,
+    /// and ends the mappings of what is in flight. It ends none by itself, nor any of a chain that was
+    /// [retired](Queue::retire) before.
     ///
     /// # Safety
     ///
@@ -605,6 +607,10 @@ impl<M: Memory, T: Attachment, R: RingFormat> Queue<M, T, R> {
 
     /// Takes a chain out of flight that the device will not return: it counts as used, with nothing written. Returns
     /// `false` if there is no such chain in flight.
+    ///
+    /// After a [`restart`](Queue::restart), this ends the mappings of its buffers. While the device may know the queue
+    /// ([`exposed`](Queue::exposed): since [`areas`](Queue::areas)), it does not: they stay for ever, as the device may
+    /// go on using the buffers, and so does what a bounce buffer or an IOMMU keeps for them.
     ///
     /// # Safety
     ///
