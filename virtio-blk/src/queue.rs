@@ -1,5 +1,6 @@
 //! A request queue: requests go in, completions come out.
 
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 use core::task::Waker;
 
@@ -448,12 +449,13 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
             if let Some(mut used) = self.ring.pop_unless_broken() {
                 // Read once: what the device writes there from now on is of no interest.
                 let status = used.slot().load_u8::<{ slot::STATUS }>();
-                if used.attachment().plain && status == RequestStatus::OK.0 {
+                // `true` is 1, so this is one comparison.
+                if used.attachment().needs_care as u8 | status ^ RequestStatus::OK.0 == 0 {
                     let token = used.token();
-                    let Pending { sector, buffer, .. } = used.attachment();
+                    // Nothing is left to be dropped: no waker, and the buffer goes to the caller.
+                    let pending = ManuallyDrop::new(used.take());
                     // SAFETY: the device is done with the request.
-                    let (sector, buffer) = (*sector, unsafe { buffer.take() });
-                    used.free();
+                    let (sector, buffer) = (pending.sector, unsafe { pending.buffer.copy_out() });
                     return Ok(Some(Completion { token, operation: Operation::Read, sector, result: Ok(()), buffer }));
                 }
                 let token = used.token();

@@ -235,8 +235,8 @@ pub(crate) struct Pending<B: Buffer> {
     pub(crate) ending: Ending,
     /// Nobody waits for it to happen: it is not issued again after a reset.
     pub(crate) cancelled: bool,
-    /// If it goes well, there is nothing to do but to give it to whoever polls.
-    pub(crate) plain: bool,
+    /// Even if it goes well, there is more to do than to give it to whoever polls.
+    pub(crate) needs_care: bool,
     /// The first sector; of an append that went well, of where it landed. Of a flush, its number.
     pub(crate) sector: u64,
     /// The buffer, if the request owns one.
@@ -259,6 +259,17 @@ impl<B: Buffer> Held<B> {
     #[inline(always)]
     pub(crate) fn new(raw: Option<RawBuffer>) -> Self {
         Self { raw, kind: PhantomData }
+    }
+
+    /// The buffer. It is taken back by this, so what holds it must not be used or dropped any more.
+    ///
+    /// # Safety
+    ///
+    /// The device has let go of it, and this is forgotten.
+    #[inline(always)]
+    pub(crate) unsafe fn copy_out(&self) -> Option<B> {
+        // SAFETY: the parts came from `into_raw` of this type, and are not passed again, as this is forgotten.
+        self.raw.map(|raw| unsafe { B::from_raw(raw) })
     }
 
     /// Takes the buffer back.
@@ -303,7 +314,7 @@ impl<B: Buffer> Pending<B> {
             owner,
             ending: Ending::InFlight,
             cancelled: false,
-            plain: owner == Owner::Poller && operation == Operation::Read,
+            needs_care: owner != Owner::Poller || operation != Operation::Read,
             sector,
             buffer: Held::new(buffer),
             waker: None,

@@ -242,12 +242,10 @@ impl<M: Memory> Ring<M> for SplitRing<M> {
     fn look(&mut self) -> Result<bool, u16> {
         let found = self.order_u16(self.used_idx.at(0).load(Relaxed));
         let ahead = found.wrapping_sub(self.taken);
-        if ahead == 0 {
-            return Ok(false);
-        }
-        // Every chain comes back once, so the used index can at the most catch up with the available one.
-        if ahead > self.committed.wrapping_sub(self.taken) {
-            return Err(found);
+        // Every chain comes back once, so the used index can at the most catch up with the available one. One comparison
+        // for both ends: nothing new becomes the largest number.
+        if ahead.wrapping_sub(1) >= self.committed.wrapping_sub(self.taken) {
+            return if ahead == 0 { Ok(false) } else { Err(found) };
         }
         self.barriers.index_before_ring();
         self.seen = found;
