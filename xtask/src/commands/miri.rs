@@ -17,12 +17,19 @@ pub(crate) struct Options {
 }
 
 /// The crates with `unsafe` in them.
-const PACKAGES: [&str; 3] = ["--package=virtqueue", "--package=virtio-transport", "--package=virtio-blk"];
+const PACKAGES: [&str; 6] = [
+    "--package=virtqueue",
+    "--package=virtio-transport",
+    "--package=virtio-blk",
+    "--package=virtio-blk-threads",
+    "--package=virtio-blk-rcore",
+    "--package=virtio-blk-alien",
+];
 
 /// Runs Miri.
 pub(crate) fn run(options: &Options) -> Result<()> {
     tools::ensure_all(&[Tool::Miri])?;
-    let mut arguments = vec!["miri", "test", "--all-features"];
+    let mut arguments = vec!["miri", "test", "--all-features", "--no-fail-fast"];
     arguments.extend(PACKAGES);
     if !options.arguments.is_empty() {
         arguments.push("--");
