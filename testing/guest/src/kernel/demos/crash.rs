@@ -72,7 +72,7 @@ fn last_words() {
 fn write_dump() -> Result<(), DumpError> {
     // Once more, with a transport of its own. After the panic, on the only processor, nobody else drives the device.
     let transport = PLACE.get().and_then(|place| place.look().ok().flatten()).ok_or(DumpError::Gone)?;
-    let options = Options { queue_size: 4, segments: 1, waiters: 0, ..Options::default() };
+    let options = Options { queue_size: 4, segments: 2, waiters: 0, ..Options::default() };
     let mut disk: virtio_blk::Disk<Device, SetAside> =
         virtio_blk::Disk::open(transport, SetAside, &options, &mut SpinLimit { looks: 1 << 20 })?;
     let contents = dump::contents(SEED.load(Ordering::Relaxed));
