@@ -15,18 +15,18 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRu
 #[cfg(not(miri))]
 use testing_device::BounceMemory;
 use testing_device::{IommuMemory, ScatterMemory, TestMemory};
-use virtio_blk::{AsyncQueue, Setup};
+use virtio_blk::{AsyncQueue, Either, InOrder, Packed, RingFormat, Setup, Split};
 use virtio_transport::{Spin, SpinLimit};
 
 use crate::common::transport;
-use crate::steps::{Shape, Step, shape, step};
+use crate::steps::{Form, Shape, Step, shape, step};
 use crate::world::{Shared, World};
 
-fn run<M: TestMemory>(memory: &M, shape: Shape, steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let Shape { builder, options, interrupts, indirect, give_up } = shape;
+fn run<M: TestMemory, R: RingFormat>(ring: R, memory: &M, shape: Shape, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let Shape { builder, options, interrupts, indirect, form, give_up } = shape;
     let device = builder.build(memory);
-    let mut setup = Setup::negotiate(transport(&device), memory.clone(), &options, &mut Spin).unwrap();
-    let mut queues: Vec<Shared<M>> = Vec::new();
+    let mut setup = Setup::negotiate_with(ring, transport(&device), memory.clone(), &options, &mut Spin).unwrap();
+    let mut queues: Vec<Shared<M, R>> = Vec::new();
     for _ in 0..setup.num_queues() {
         let mut queue = setup.add_queue().unwrap();
         if let Some(requests) = interrupts {
@@ -35,7 +35,7 @@ fn run<M: TestMemory>(memory: &M, shape: Shape, steps: Vec<Step>) -> Result<(), 
         queues.push(AsyncQueue::new(RefCell::new(queue)));
     }
     let handle = RefCell::new(setup.start());
-    let mut world = World::new(&device, &handle, &queues, indirect);
+    let mut world = World::new(&device, &handle, &queues, indirect, form);
     for step in steps {
         world.step(step)?;
     }
@@ -62,27 +62,47 @@ fn run<M: TestMemory>(memory: &M, shape: Shape, steps: Vec<Step>) -> Result<(), 
     Ok(())
 }
 
-fn sequences<M: TestMemory>(new: impl Fn() -> M) {
+fn sequences<M: TestMemory, R: RingFormat + Copy>(ring: R, form: Form, new: impl Fn() -> M) {
     let (cases, steps) = if cfg!(miri) { (3, 25) } else { (200, 150) };
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 50_000, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     runner
-        .run(&(shape(), prop::collection::vec(step(), 1..steps)), |(shape, steps)| run(&new(), shape, steps))
+        .run(&(shape(form), prop::collection::vec(step(), 1..steps)), |(shape, steps)| run(ring, &new(), shape, steps))
         .unwrap();
 }
 
 #[test]
 fn any_sequence_on_scattered_memory_is_one_that_the_model_allows() {
-    sequences(ScatterMemory::new);
+    sequences(Split, Form::Split, ScatterMemory::new);
 }
 
 #[test]
 fn any_sequence_behind_an_iommu_is_one_that_the_model_allows() {
-    sequences(IommuMemory::new);
+    sequences(Split, Form::Split, IommuMemory::new);
 }
 
 #[test]
 #[cfg(not(miri))]
 fn any_sequence_through_bounce_buffers_is_one_that_the_model_allows() {
-    sequences(BounceMemory::new);
+    sequences(Split, Form::Split, BounceMemory::new);
+}
+
+#[test]
+fn any_sequence_on_a_packed_ring_is_one_that_the_model_allows() {
+    sequences(Packed, Form::Packed, ScatterMemory::new);
+}
+
+#[test]
+fn any_sequence_on_a_packed_ring_behind_an_iommu_is_one_that_the_model_allows() {
+    sequences(Either, Form::Packed, IommuMemory::new);
+}
+
+#[test]
+fn any_sequence_in_order_is_one_that_the_model_allows() {
+    sequences(InOrder(Split), Form::SplitInOrder, IommuMemory::new);
+}
+
+#[test]
+fn any_sequence_in_order_on_a_packed_ring_is_one_that_the_model_allows() {
+    sequences(InOrder(Packed), Form::PackedInOrder, IommuMemory::new);
 }

@@ -104,6 +104,25 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// The form of the ring that a device offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Split,
+    Packed,
+    SplitInOrder,
+    PackedInOrder,
+}
+
+impl Form {
+    pub(crate) fn is_packed(self) -> bool {
+        matches!(self, Self::Packed | Self::PackedInOrder)
+    }
+
+    pub(crate) fn is_in_order(self) -> bool {
+        matches!(self, Self::SplitInOrder | Self::PackedInOrder)
+    }
+}
+
 /// A device, and how its driver is set up.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
@@ -112,16 +131,19 @@ pub(crate) struct Shape {
     /// Asked for an interrupt after so many requests.
     pub(crate) interrupts: Option<u16>,
     pub(crate) indirect: bool,
+    pub(crate) form: Form,
     /// In the end, the device acknowledges no reset and is given up.
     pub(crate) give_up: bool,
 }
 
-pub(crate) fn shape() -> impl Strategy<Value = Shape> {
+pub(crate) fn shape(form: Form) -> impl Strategy<Value = Shape> {
     let exponents = if cfg!(miri) { 2..4_u32 } else { 2..7 };
     let waiters = prop_oneof![Just(0), Just(1), Just(8_u16)];
     let interrupts = prop_oneof![Just(None), (1..40_u16).prop_map(Some)];
     (any::<[bool; 3]>(), 1..4_u16, exponents, waiters, interrupts, 0..5_u8).prop_map(
-        |([legacy, indirect, event_idx], queues, exponent, waiters, interrupts, end)| {
+        move |([legacy, indirect, event_idx], queues, exponent, waiters, interrupts, end)| {
+            // Neither is there on a legacy device.
+            let legacy = legacy && form == Form::Split;
             let mut without = Features::empty();
             without.set(Features::INDIRECT_DESC, !indirect);
             without.set(Features::EVENT_IDX, !event_idx);
@@ -132,8 +154,12 @@ pub(crate) fn shape() -> impl Strategy<Value = Shape> {
                 .queues(queues)
                 .capacity(SECTORS as u64)
                 .tolerate_beyond_capacity();
-            let options = Options { queue_size: 1 << exponent, queues, waiters, segments: 4, ..Options::default() };
-            Shape { builder, options, interrupts, indirect, give_up: end == 0 }
+            let builder = if form.is_packed() { builder.packed() } else { builder };
+            let builder = if form.is_in_order() { builder.in_order() } else { builder };
+            // A packed ring has any size.
+            let queue_size = (1 << exponent) + u16::from(form.is_packed() && event_idx);
+            let options = Options { queue_size, queues, waiters, segments: 4, ..Options::default() };
+            Shape { builder, options, interrupts, indirect, form, give_up: end == 0 }
         },
     )
 }

@@ -17,14 +17,14 @@ use virtio_blk::{
 };
 use virtio_spec::InterruptStatus;
 use virtio_transport::{GaveUp, Interrupt, Mmio, MmioNotifier, Spin, SpinLimit};
-use virtqueue::Memory;
+use virtqueue::{Memory, RingFormat};
 
 use crate::common::Counted;
 use crate::model::{Model, Snapshot, Stamp, data};
-use crate::steps::{Ask, SECTORS, Step, order};
+use crate::steps::{Ask, Form, SECTORS, Step, order};
 
-pub(crate) type TestQueue<M> = Queue<M, MmioNotifier<DeviceRegisters>, Counted>;
-pub(crate) type Shared<M> = AsyncQueue<RefCell<TestQueue<M>>>;
+pub(crate) type TestQueue<M, R> = Queue<M, MmioNotifier<DeviceRegisters>, Counted, R>;
+pub(crate) type Shared<M, R> = AsyncQueue<RefCell<TestQueue<M, R>>>;
 pub(crate) type Handle<M> = RefCell<Device<Mmio<DeviceRegisters>, M>>;
 
 type Checked = Result<(), TestCaseError>;
@@ -75,11 +75,14 @@ impl Wake for Flag {
     }
 }
 
-pub(crate) struct World<'a, M: Memory> {
+pub(crate) struct World<'a, M: Memory, R: RingFormat> {
     pub(crate) device: BlockDevice,
     handle: &'a Handle<M>,
-    queues: &'a [Shared<M>],
+    queues: &'a [Shared<M, R>],
     indirect: bool,
+    /// The device completes requests in the order in which they were made available.
+    in_order: bool,
+    packed: bool,
     model: Model,
     polled: Vec<Polled>,
     tasks: Vec<Waiting<'a>>,
@@ -98,13 +101,21 @@ pub(crate) struct World<'a, M: Memory> {
     given_up: Option<bool>,
 }
 
-impl<'a, M: Memory> World<'a, M> {
-    pub(crate) fn new(device: &BlockDevice, handle: &'a Handle<M>, queues: &'a [Shared<M>], indirect: bool) -> Self {
+impl<'a, M: Memory, R: RingFormat> World<'a, M, R> {
+    pub(crate) fn new(
+        device: &BlockDevice,
+        handle: &'a Handle<M>,
+        queues: &'a [Shared<M, R>],
+        indirect: bool,
+        form: Form,
+    ) -> Self {
         Self {
             device: device.clone(),
             handle,
             queues,
             indirect,
+            in_order: form.is_in_order(),
+            packed: form.is_packed(),
             model: Model::new(SECTORS),
             polled: Vec::new(),
             tasks: Vec::new(),
@@ -144,22 +155,26 @@ impl<'a, M: Memory> World<'a, M> {
             }
             Step::Process(queue) => self.process(self.place(queue))?,
             Step::Run => {
+                self.keep_order();
                 self.device.run();
             }
             Step::Take => self.hand.extend(self.device.take()),
             Step::Complete(nth) => {
                 if !self.hand.is_empty() {
-                    let pending = self.hand.swap_remove(usize::from(nth) % self.hand.len());
+                    let nth = if self.in_order { 0 } else { usize::from(nth) % self.hand.len() };
+                    let pending = self.hand.remove(nth);
                     self.device.complete(pending, Outcome::HONEST);
                 }
             }
             Step::Hold(hold) => {
+                self.keep_order();
                 self.device.faults(|faults| faults.hold = hold);
                 if !hold {
                     self.device.release();
                 }
             }
-            Step::Order(seed) => self.device.faults(|faults| faults.order = order(seed)),
+            Step::Order(seed) if !self.in_order => self.device.faults(|faults| faults.order = order(seed)),
+            Step::Order(_) => {}
             Step::Bad(at) => {
                 let first = u64::from(at) % 32;
                 self.bad = (at >= 64).then_some(first..first + 2);
@@ -170,7 +185,7 @@ impl<'a, M: Memory> World<'a, M> {
                 self.change_faults();
             }
             Step::NeedsReset => self.device.needs_reset(),
-            Step::Violate { queue, jump } => self.violate(self.place(queue), jump),
+            Step::Violate { queue, jump } => self.violate(self.place(queue), jump)?,
             Step::Recover { reads, first } => self.recover(reads, first)?,
             Step::PowerCut => self.power_cut()?,
             Step::Resize(sectors) => self.resize(sectors)?,
@@ -182,6 +197,15 @@ impl<'a, M: Memory> World<'a, M> {
 
     fn place(&self, queue: u8) -> usize {
         usize::from(queue) % self.queues.len()
+    }
+
+    /// A device that keeps the order is done with what it has in its hand before it begins something else.
+    fn keep_order(&mut self) {
+        if self.in_order {
+            for pending in std::mem::take(&mut self.hand) {
+                self.device.complete(pending, Outcome::HONEST);
+            }
+        }
     }
 
     // Requests.
@@ -393,7 +417,7 @@ impl<'a, M: Memory> World<'a, M> {
     // By blocking.
 
     /// A policy that lets the device work, and gives up after so many looks.
-    fn policy(&self, looks: u8) -> impl FnMut() -> Result<(), GaveUp> + use<M> {
+    fn policy(&self, looks: u8) -> impl FnMut() -> Result<(), GaveUp> + use<M, R> {
         let (device, mut looks) = (self.device.clone(), looks);
         move || {
             device.run();
@@ -406,6 +430,7 @@ impl<'a, M: Memory> World<'a, M> {
         let mut request = self.request(place, ask, at);
         let sector = Self::sectors(at).start as u64;
         let mut buffer = Self::buffer(&request);
+        self.keep_order();
         let mut policy = self.policy(looks);
         let mut queue = self.queues[place].queue().borrow_mut();
         let mut blocking = queue.blocking(self.handle).map_err(|error| TestCaseError::fail(error.to_string()))?;
@@ -517,13 +542,23 @@ impl<'a, M: Memory> World<'a, M> {
 
     // The device and its way back.
 
-    fn violate(&mut self, place: usize, jump: bool) {
+    fn violate(&mut self, place: usize, jump: bool) -> Checked {
         self.broken[place] = true;
+        if self.packed {
+            // Both sides write to the same descriptors. So that the device does not take its own for the driver's, it
+            // has taken all before, and the driver finds out before it writes more.
+            while let Some(pending) = self.device.take_from(place as u16) {
+                self.hand.push(pending);
+            }
+            self.device.push_raw(place as u16, if jump { 60_000 } else { 40_000 }, 0);
+            return self.poll(place);
+        }
         if jump {
             self.device.skip_used(place as u16, 5000);
         } else {
             self.device.push_raw(place as u16, 70_000, 0);
         }
+        Ok(())
     }
 
     fn recover(&mut self, reads: u8, first: u8) -> Checked {
@@ -619,6 +654,7 @@ impl<'a, M: Memory> World<'a, M> {
     fn set_mode(&mut self, through: bool, looks: u8) -> Checked {
         let mode = if through { CacheMode::WriteThrough } else { CacheMode::WriteBack };
         let flush = self.model.begin_flush();
+        self.keep_order();
         let mut policy = self.policy(looks);
         let result = {
             let mut all: Vec<_> = self.queues.iter().map(|shared| shared.queue().borrow_mut()).collect();
