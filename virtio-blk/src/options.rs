@@ -24,8 +24,8 @@ pub struct Options {
     /// Features that are accepted only if they are named here, or required: RING_RESET
     /// ([`Device::reset_queue`](crate::Device::reset_queue)) and SUSPEND ([`Device::suspend`](crate::Device::suspend)).
     pub opt_in: FeatureSet,
-    /// The most entries that a queue gets. It gets the largest power of two that neither this nor the device exceeds;
-    /// with INDIRECT_DESC as many requests can be in flight.
+    /// The most entries that a queue gets: no more than the device has, and of a split ring the largest power of two that is
+    /// not more; a packed ring has any number. With INDIRECT_DESC as many requests can be in flight.
     pub queue_size: u16,
     /// The most data segments of one request: pieces of memory that are contiguous for the device. A request never has
     /// more than the device allows. Each entry of the queue owns a table for this many, of 16 bytes a segment.

@@ -5,6 +5,8 @@
 mod check;
 mod commands;
 mod digest;
+#[cfg(test)]
+mod docs;
 mod fat;
 mod guest;
 mod image;
