@@ -19,7 +19,8 @@ use crate::features::FeatureSet;
 pub struct Options {
     /// Features without which the disk is not opened.
     pub require: FeatureSet,
-    /// Features that are not accepted, even if the device offers them. VERSION_1 cannot be forbidden.
+    /// Features that are not accepted, even if the device offers them. VERSION_1 cannot be forbidden, nor ANY_LAYOUT on
+    /// the legacy interface, the only one that has it.
     pub forbid: FeatureSet,
     /// Features that are accepted only if they are named here, or required: RING_RESET
     /// ([`Device::reset_queue`](crate::Device::reset_queue)) and SUSPEND ([`Device::suspend`](crate::Device::suspend)).

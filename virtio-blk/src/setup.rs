@@ -5,7 +5,9 @@ use core::marker::PhantomData;
 use virtio_spec::Features;
 use virtio_spec::block::BlockFeatures;
 use virtio_spec::split_ring::MAX_QUEUE_SIZE;
-use virtio_transport::{DeviceType, Negotiation, Notifier, QueueConfig, QueueError, QueueSetup, Transport, Wait};
+use virtio_transport::{
+    DeviceType, Interface, Negotiation, Notifier, QueueConfig, QueueError, QueueSetup, Transport, Wait,
+};
 use virtqueue::{Memory, MemoryError, Queue as Ring, RingFormat, Settings, Split};
 
 use crate::buffer::Buffer;
@@ -68,7 +70,12 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
         let device = Negotiation::begin(transport, DeviceType::BLOCK, wait)?;
         let offered = FeatureSet::from_bits(device.offered());
         let chosen = options.opt_in | options.require;
-        let forbidden = (options.forbid | FeatureSet::OPT_IN.without(chosen)).without(Features::VERSION_1);
+        // Which kind of device it is, is no wish of the kernel's (6.1, 6.3).
+        let (always, never) = match device.interface() {
+            Interface::Modern => (Features::VERSION_1, Features::ANY_LAYOUT),
+            Interface::Legacy => (Features::ANY_LAYOUT, Features::VERSION_1),
+        };
+        let forbidden = (options.forbid | FeatureSet::OPT_IN.without(chosen)).without(always) | never;
         let mut accepted = (offered & FeatureSet::SUPPORTED).without(forbidden);
         let mut required = options.require;
         if !R::PACKED {

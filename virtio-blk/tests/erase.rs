@@ -395,6 +395,28 @@ fn a_part_that_fails_is_named_and_the_others_are_waited_for() {
 }
 
 #[test]
+fn what_was_erased_is_in_doubt_until_a_flush() {
+    for kind in few(1, KINDS) {
+        for flushed in [false, true] {
+            let memory = ScatterMemory::new();
+            let device = with_all(WIDE).build(&memory);
+            let mut disk = open(&device, &memory, &defaults());
+            match kind {
+                Kind::Discard => disk.discard(&[range(0, 8)], &mut Spin),
+                Kind::Zero => disk.write_zeroes(&[range(0, 8)], Unmap::Never, &mut Spin),
+                Kind::Unmap => disk.write_zeroes(&[range(0, 8)], Unmap::Allowed, &mut Spin),
+                Kind::Erase => disk.secure_erase(&[range(0, 8)], &mut Spin),
+            }
+            .unwrap();
+            if flushed {
+                disk.flush(&mut Spin).unwrap();
+            }
+            assert_eq!(disk.recover(&mut Spin).unwrap().writes_in_doubt, !flushed);
+        }
+    }
+}
+
+#[test]
 fn ranges_in_flight_are_issued_again_after_a_reset() {
     let memory = ScatterMemory::new();
     let device = with_all(WIDE).mode(Mode::Manual).build(&memory);

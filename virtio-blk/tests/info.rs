@@ -2,13 +2,14 @@
 
 mod common;
 
-use common::{defaults, few, open, try_open};
+use common::{defaults, few, open, pattern, transport, try_open};
 use testing_device::{BlockDevice, Builder, Flicker, Generation, Interface, ScatterMemory};
 use virtio_blk::{
-    BlockFeatures, EraseLimits, Error, FeatureSet, Features, Geometry, Info, OpenError, Options, Topology,
+    BlockFeatures, Disk, Either, EraseLimits, Error, FeatureSet, Features, Geometry, Info, NoBuffer, OpenError,
+    Options, Topology,
 };
 use virtio_spec::block::BlockConfig;
-use virtio_transport::{CONFIG_READ_ATTEMPTS, ConfigError};
+use virtio_transport::{CONFIG_READ_ATTEMPTS, ConfigError, Spin};
 
 const INTERFACES: [Interface; 2] = [Interface::Modern, Interface::Legacy];
 
@@ -166,18 +167,70 @@ fn a_field_whose_feature_is_forbidden_is_as_if_it_were_not_there() {
 
 #[test]
 fn features_that_the_driver_does_not_know_are_not_accepted() {
-    let memory = ScatterMemory::new();
-    let more = (BlockFeatures::BARRIER | BlockFeatures::SCSI).bits()
-        | (Features::RING_PACKED | Features::IN_ORDER | Features::RING_RESET).bits()
-        | 1 << 63
-        | 1 << 50;
-    let device = BlockDevice::builder().offer(more).build(&memory);
-    let disk = open(&device, &memory, &defaults());
-    assert_eq!(device.negotiated() & more, 0);
-    assert_eq!(disk.info().features.bits(), device.negotiated());
-    assert!(FeatureSet::SUPPORTED.contains(disk.info().features));
-    drop(disk);
-    device.assert_conformant();
+    let unknown = FeatureSet::from(BlockFeatures::BARRIER | BlockFeatures::SCSI)
+        | Features::NOTIFY_ON_EMPTY
+        | Features::SR_IOV
+        | Features::ADMIN_VQ
+        | FeatureSet::from_bits(1 << 30 | 1 << 50 | 1 << 63);
+    assert!((FeatureSet::SUPPORTED & unknown).is_empty());
+    // Nor those that have to be asked for, and those that the ring was not chosen for.
+    let unwanted = Features::RING_PACKED | Features::IN_ORDER | Features::RING_RESET | Features::SUSPEND;
+    for (interface, other) in [(Interface::Modern, Features::ANY_LAYOUT), (Interface::Legacy, Features::empty())] {
+        let memory = ScatterMemory::new();
+        let more = !FeatureSet::SUPPORTED.bits() | unwanted.bits() | other.bits();
+        let more = if interface == Interface::Modern { more } else { more & u64::from(u32::MAX) };
+        let device = BlockDevice::builder().interface(interface).offer(more).build(&memory);
+        let disk = open(&device, &memory, &defaults());
+        assert_eq!(device.negotiated() & more, 0);
+        assert_eq!(disk.info().features.bits(), device.negotiated());
+        assert!(FeatureSet::SUPPORTED.contains(disk.info().features));
+        drop(disk);
+        device.assert_conformant();
+    }
+}
+
+#[test]
+fn a_legacy_device_has_any_layout_or_the_one_of_old() {
+    for offered in [true, false] {
+        let memory = ScatterMemory::new();
+        let bit = Features::ANY_LAYOUT;
+        let builder = BlockDevice::builder().interface(Interface::Legacy);
+        let device = if offered { builder } else { builder.withhold(bit.bits()) }.build(&memory);
+        // Accepted where it is offered: that is no wish of the kernel's.
+        let options = Options { forbid: bit.into(), ..defaults() };
+        let mut disk = open(&device, &memory, &options);
+        assert_eq!(disk.info().features.contains(bit), offered);
+        let data = pattern(5 * 512, 3);
+        disk.write(2, &data, &mut Spin).unwrap();
+        let mut back = vec![0; data.len()];
+        disk.read(2, &mut back, &mut Spin).unwrap();
+        disk.flush(&mut Spin).unwrap();
+        assert_eq!(disk.device_id(&mut Spin).unwrap().as_bytes(), b"testing-device");
+        assert_eq!((&back, device.read_disk(2, 5)), (&data, data.clone()));
+        drop(disk);
+        device.assert_conformant();
+    }
+}
+
+#[test]
+fn a_device_that_needs_the_barriers_of_the_platform_gets_them() {
+    for packed in [false, true] {
+        let memory = ScatterMemory::new();
+        let bit = Features::ORDER_PLATFORM;
+        let builder = BlockDevice::builder().require(bit.bits());
+        let device = if packed { builder.packed() } else { builder }.build(&memory);
+        let transport = transport(&device);
+        let mut disk: Disk<_, _, NoBuffer, _> =
+            Disk::open_with(Either, transport, memory.clone(), &defaults(), &mut Spin).unwrap();
+        assert!(disk.info().features.contains(bit));
+        let data = pattern(9 * 512, 4);
+        disk.write(1, &data, &mut Spin).unwrap();
+        let mut back = vec![0; data.len()];
+        disk.read(1, &mut back, &mut Spin).unwrap();
+        assert_eq!(back, data);
+        drop(disk);
+        device.assert_conformant();
+    }
 }
 
 #[test]

@@ -453,6 +453,20 @@ fn an_append_is_never_split_and_keeps_to_its_limits() {
 }
 
 #[test]
+fn an_append_is_in_doubt_until_a_flush() {
+    for flushed in [false, true] {
+        let memory = ScatterMemory::new();
+        let device = zoned().build(&memory);
+        let mut disk = open(&device, &memory, &defaults());
+        disk.append(start(2), &pattern(1024, 1), &mut Spin).unwrap();
+        if flushed {
+            disk.flush(&mut Spin).unwrap();
+        }
+        assert_eq!(disk.recover(&mut Spin).unwrap().writes_in_doubt, !flushed);
+    }
+}
+
+#[test]
 fn an_append_that_landed_outside_of_its_zone_is_not_believed() {
     let memory = ScatterMemory::new();
     let device = zoned().build(&memory);
