@@ -44,6 +44,8 @@ use core::ptr::NonNull;
 /// // SAFETY: the kernel's pages are zeroed, contiguous, aligned to their size of 4096 bytes and below 2^44; virtual
 /// // addresses are physical ones.
 /// unsafe impl Memory for KernelMemory {
+///     const UNMAPS: bool = false;
+///
 ///     fn allocate(&self, request: &PageRequest) -> Result<Pages, MemoryError> {
 ///         let start = kernel::alloc_zeroed_pages(request.bytes.div_ceil(4096)).ok_or(MemoryError::OutOfMemory)?;
 ///         Ok(Pages { start, device_address: start.addr().get() as u64 })
@@ -60,10 +62,11 @@ use core::ptr::NonNull;
 /// }
 /// ```
 pub unsafe trait Memory: Clone {
-    /// Whether [`unmap`](Memory::unmap) has anything to do.
+    /// Whether [`unmap`](Memory::unmap) has anything to do: `true` behind an IOMMU, with bounce buffers, and where caches
+    /// are not coherent; `false` where devices reach memory as it is.
     ///
     /// Where it is `false`, the queue neither records what it mapped nor calls `unmap`.
-    const UNMAPS: bool = false;
+    const UNMAPS: bool;
 
     /// Allocates contiguous zeroed memory.
     ///

@@ -511,6 +511,8 @@ mod long {
 
     // SAFETY: pages are those of the memory inside; buffers are contiguous in both views, if they are one.
     unsafe impl Memory for Linear {
+        const UNMAPS: bool = false;
+
         fn allocate(&self, request: &PageRequest) -> Result<Pages, MemoryError> {
             self.0.allocate(request)
         }

@@ -63,6 +63,8 @@ fn frames(request: &PageRequest) -> usize {
 
 // SAFETY: frames are contiguous and nobody else's, and translated rightly, says `Frames`. They are zeroed here.
 unsafe impl<F: Frames> Memory for FrameMemory<F> {
+    const UNMAPS: bool = false;
+
     fn allocate(&self, request: &PageRequest) -> Result<Pages, MemoryError> {
         let count = frames(request);
         let start = NonNull::new(F::alloc_frames(count)).ok_or(MemoryError::OutOfMemory)?;

@@ -32,6 +32,8 @@ fn pages(request: &PageRequest) -> usize {
 // SAFETY: pages are contiguous and nobody else's, says `Dma`; they are zeroed and their address is checked here. What
 // is translated is as long as it is contiguous.
 unsafe impl<D: Dma> Memory for DmaMemory<D> {
+    const UNMAPS: bool = false;
+
     fn allocate(&self, request: &PageRequest) -> Result<Pages, MemoryError> {
         let count = pages(request);
         let physical = D::dma_alloc(count);

@@ -117,6 +117,8 @@ impl Scatter {
 // `locate` alone. A piece ends with its page, and `gather` undoes `scatter`, so that the device's view of it is the
 // driver's memory. Clones share one state.
 unsafe impl Memory for ScatterMemory {
+    const UNMAPS: bool = false;
+
     fn allocate(&self, request: &PageRequest) -> Result<Pages, MemoryError> {
         self.lock().pool.allocate(request)
     }

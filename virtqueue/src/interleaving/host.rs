@@ -17,6 +17,8 @@ pub(super) struct HostMemory;
 
 // SAFETY: the allocator's memory is zeroed, valid and aligned, and the device sees it at its addresses.
 unsafe impl Memory for HostMemory {
+    const UNMAPS: bool = false;
+
     fn allocate(&self, request: &PageRequest) -> Result<Pages, MemoryError> {
         // SAFETY: a queue never asks for nothing.
         let start = unsafe { alloc_zeroed(layout(request)) };

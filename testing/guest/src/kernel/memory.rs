@@ -71,6 +71,8 @@ fn layout(request: &PageRequest) -> Result<Layout, MemoryError> {
 // SAFETY: the allocator's blocks are contiguous, aligned and used by nobody else; they are zeroed here and their
 // address is checked. Addresses are physical ones, so every range is contiguous for the device.
 unsafe impl Memory for KernelMemory {
+    const UNMAPS: bool = false;
+
     fn allocate(&self, request: &PageRequest) -> Result<Pages, MemoryError> {
         let layout = layout(request)?;
         let start = HEAP.lock().alloc(layout).map_err(|()| MemoryError::OutOfMemory)?;

@@ -128,6 +128,8 @@ static POOL_USED: AtomicUsize = AtomicUsize::new(0);
 // SAFETY: the pieces do not overlap, are zeroed as the pool was never used, and are never taken back. Addresses are
 // physical ones.
 unsafe impl Memory for SetAside {
+    const UNMAPS: bool = false;
+
     fn allocate(&self, request: &PageRequest) -> Result<Pages, MemoryError> {
         let start = POOL_USED.load(Ordering::Relaxed).next_multiple_of(request.align.max(1));
         let end = start.checked_add(request.bytes).filter(|&end| end <= POOL_BYTES).ok_or(MemoryError::OutOfMemory)?;
