@@ -49,7 +49,7 @@ fn serve<M: TestMemory, F: Form>(rig: &mut Rig<M, F, Request>, data: &Bytes, acc
     rig.memory.read(chain.segments[0].address, &mut header).unwrap();
     assert_eq!(u32::from_le_bytes(header), number);
     if writes {
-        rig.memory.write(chain.segments[1].address, &pattern(data.len(), number)).unwrap();
+        rig.memory.write(chain.segments[1].address, &pattern(data.len(), number.into())).unwrap();
     } else {
         let mut sent = vec![0; data.len()];
         rig.memory.read(chain.segments[1].address, &mut sent).unwrap();
@@ -64,7 +64,7 @@ fn serve<M: TestMemory, F: Form>(rig: &mut Rig<M, F, Request>, data: &Bytes, acc
     assert_eq!(used.written_bytes(), writable, "bounded by what the device was allowed to write");
     assert_eq!(used.take(), Request(number));
     if writes {
-        assert_eq!(data.get(), pattern(data.len(), number));
+        assert_eq!(data.get(), pattern(data.len(), number.into()));
     }
 }
 

@@ -171,7 +171,7 @@ fn run<M: TestMemory, F: Form>(memory: &M, settings: Settings, steps: Vec<Step>)
                     let (tag, chain) = held.swap_remove(index.index(held.len()));
                     let mut answer = Vec::new();
                     for segment in chain.segments.iter().filter(|segment| segment.writable) {
-                        let bytes = pattern(segment.bytes as usize, !tag);
+                        let bytes = pattern(segment.bytes as usize, (!tag).into());
                         memory.write(segment.address, &bytes).unwrap();
                         answer.extend(bytes);
                     }
@@ -191,7 +191,7 @@ fn run<M: TestMemory, F: Form>(memory: &M, settings: Settings, steps: Vec<Step>)
                     for (part, bytes) in &done.parts {
                         match part.writes {
                             true => written.extend(bytes.get()),
-                            false => untouched &= bytes.get() == pattern(part.bytes, tag),
+                            false => untouched &= bytes.get() == pattern(part.bytes, tag.into()),
                         }
                     }
                     prop_assert!(written == answer && untouched, "chain {}", tag);

@@ -96,7 +96,7 @@ fn some_again_some_not<M: TestMemory, F: Form>(memory: &M, settings: Settings) {
         let mut header = [0; 4];
         memory.read(chain.segments[0].address, &mut header).unwrap();
         assert_eq!(u32::from_le_bytes(header), tag, "in the order of reissuing");
-        let answer = pattern(20, tag);
+        let answer = pattern(20, tag.into());
         let mut done = 0;
         for piece in &chain.segments[1..chain.segments.len() - 1] {
             let bytes = piece.bytes as usize;

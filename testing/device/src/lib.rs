@@ -49,6 +49,7 @@ mod iommu_memory;
 mod negotiation;
 mod packed_ring;
 mod pages;
+mod pattern;
 mod pending;
 mod processing;
 mod queue;
@@ -86,6 +87,7 @@ pub use faults::{
 };
 pub use iommu_memory::IommuMemory;
 pub use packed_ring::PackedDeviceRing;
+pub use pattern::pattern;
 pub use pending::PendingRequest;
 pub use range_requests::SectorRange;
 pub use raw_packed_ring::{Place, RawEvent, RawPackedDescriptor, RawPackedRing};

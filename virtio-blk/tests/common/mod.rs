@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
+pub(crate) use testing_device::pattern;
 use testing_device::{BlockDevice, DeviceRegisters};
 use virtio_blk::{AsyncQueue, Buffer, Disk, NoBuffer, OpenError, Options, RawBuffer, SharedQueue};
 use virtio_transport::{Mmio, Spin};
@@ -49,32 +50,6 @@ pub(crate) fn open<M: Memory>(device: &BlockDevice, memory: &M, options: &Option
 #[track_caller]
 pub(crate) fn open_with<M: Memory, B: Buffer>(device: &BlockDevice, memory: &M, options: &Options) -> TestDisk<M, B> {
     Disk::open(transport(device), memory.clone(), options, &mut Spin).unwrap()
-}
-
-/// Bytes without a period, computed while compiling: tests copy from here, as computing is slow under Miri.
-const NOISE: [u8; 4096] = {
-    let mut noise = [0; 4096];
-    let mut state = 0x9e37_79b9_u32;
-    let mut index = 0;
-    while index < noise.len() {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        noise[index] = (state >> 11) as u8;
-        index += 1;
-    }
-    noise
-};
-
-/// Bytes that differ from seed to seed and from sector to sector.
-pub(crate) fn pattern(bytes: usize, seed: u64) -> Vec<u8> {
-    let mut pattern = Vec::with_capacity(bytes);
-    for sector in 0..bytes.div_ceil(512) {
-        let mix = (seed as usize).wrapping_mul(0x9e37_79b1).wrapping_add(sector.wrapping_mul(0x85eb_ca77));
-        let from = (mix ^ mix >> 15) % (NOISE.len() - 512);
-        pattern.extend_from_slice(&NOISE[from..from + 512.min(bytes - pattern.len())]);
-    }
-    pattern
 }
 
 /// Bytes at a chosen place in their page.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 #[allow(unused_imports, reason = "each file of tests uses a part of it")]
 pub(crate) use forms::{DeviceEnd, EitherPacked, EitherSplit, Form, in_every_form, in_packed_forms};
+pub(crate) use testing_device::pattern;
 use testing_device::{Chain, RingMover, RingSetup, TestMemory};
 use virtio_spec::Features;
 use virtqueue::{Access, Attachment, ChainError, Queue, Settings, Token};
@@ -158,7 +159,7 @@ impl Bytes {
     /// With a pattern in it that begins at `seed`.
     pub(crate) fn filled(offset: usize, len: usize, seed: u32) -> Self {
         let bytes = Self::new(offset, len);
-        bytes.set(&pattern(len, seed));
+        bytes.set(&pattern(len, seed.into()));
         bytes
     }
 
@@ -202,30 +203,4 @@ impl Drop for Bytes {
         // SAFETY: allocated with this layout, freed once.
         unsafe { dealloc(self.base.as_ptr(), self.layout) }
     }
-}
-
-/// Bytes without a period, computed while compiling: tests copy from here, as computing is slow under Miri.
-const NOISE: [u8; 4096] = {
-    let mut noise = [0; 4096];
-    let mut state = 0x9e37_79b9_u32;
-    let mut index = 0;
-    while index < noise.len() {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        noise[index] = (state >> 11) as u8;
-        index += 1;
-    }
-    noise
-};
-
-/// Bytes that differ from seed to seed and from sector to sector.
-pub(crate) fn pattern(bytes: usize, seed: u32) -> Vec<u8> {
-    let mut pattern = Vec::with_capacity(bytes);
-    for sector in 0..bytes.div_ceil(512) {
-        let mix = (seed as usize).wrapping_mul(0x9e37_79b1).wrapping_add(sector.wrapping_mul(0x85eb_ca77));
-        let from = (mix ^ mix >> 15) % (NOISE.len() - 512);
-        pattern.extend_from_slice(&NOISE[from..from + 512.min(bytes - pattern.len())]);
-    }
-    pattern
 }
