@@ -107,6 +107,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
         let state = State::Running(running);
         let mut device = Self { state, info, queues, epoch, cache_mode: None, write_through: false };
         device.write_through = device.cache_mode() == Ok(CacheMode::WriteThrough);
+        device.epoch.set_running();
         device
     }
 
@@ -342,6 +343,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
         }
         // From here on nothing fails.
         for queue in queues.iter_mut() {
+            queue.set_notifier(setup.notifier(queue.index()));
             // SAFETY: each ring was restarted by the caller, and this is the only time since.
             recovered.reissued += unsafe { queue.reissue() };
         }
@@ -383,7 +385,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
     /// transport.
     ///
     /// `queues` are all queues of the device, each once. If the policy gives up on what is in flight, that is cut off by
-    /// the reset.
+    /// the reset; so is what a suspended device has not begun.
     ///
     /// # Errors
     ///
@@ -396,7 +398,9 @@ impl<T: Transport, M: Memory> Device<T, M> {
     ) -> Result<T, Error> {
         self.check_complete(queues)?;
         for queue in queues.iter_mut() {
-            if let Err(error) = queue.drain(wait) {
+            // A suspended device would never be done.
+            let drained = if self.epoch.takes_requests() { queue.drain(wait) } else { Ok(()) };
+            if let Err(error) = drained {
                 log::warn!("virtio disk: shut down with requests in flight: {error}");
             }
         }

@@ -20,7 +20,7 @@ pub(crate) struct Epoch<M: Memory> {
 mod phase {
     /// It takes them.
     pub(super) const RUNNING: u32 = 0;
-    /// It has those in flight, and may not be given more.
+    /// It has those in flight, if any, and may not be given more: it is suspended, or does not run yet.
     pub(super) const SUSPENDED: u32 = 1;
     /// It has none.
     pub(super) const RESET: u32 = 2;
@@ -69,6 +69,7 @@ const REQUEST: PageRequest = PageRequest {
 unsafe impl<M: Memory + Send> Send for Epoch<M> {}
 
 impl<M: Memory> Epoch<M> {
+    /// That of a device that does not run yet: nothing is notified before DRIVER_OK (3.1.1).
     pub(crate) fn new(memory: M) -> Result<Self, MemoryError> {
         let pages = memory.allocate(&REQUEST)?;
         let state = pages.start.cast::<State>();
@@ -76,7 +77,7 @@ impl<M: Memory> Epoch<M> {
         unsafe {
             state.write(State {
                 owners: AtomicU32::new(1),
-                phase: AtomicU32::new(phase::RUNNING),
+                phase: AtomicU32::new(phase::SUSPENDED),
                 resets: AtomicU32::new(0),
                 flushes: AtomicU32::new(0),
                 flushed: AtomicU32::new(0),
@@ -103,7 +104,7 @@ impl<M: Memory> Epoch<M> {
         self.state().phase.load(Ordering::Acquire) == phase::RESET
     }
 
-    /// Whether the device takes requests: it was neither reset nor suspended.
+    /// Whether the device takes requests: it was started, and neither reset nor suspended.
     #[inline]
     pub(crate) fn takes_requests(&self) -> bool {
         self.state().phase.load(Ordering::Acquire) == phase::RUNNING
@@ -175,5 +176,17 @@ impl<M: Memory> Drop for Epoch<M> {
             // SAFETY: the last owner gives back what `new` allocated, once.
             unsafe { self.memory.free(self.pages, &REQUEST) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FlushNumber;
+
+    #[test]
+    fn numbers_of_flushes_wrap() {
+        let [before, last, first, second] = [u32::MAX - 1, u32::MAX, 0, 1].map(FlushNumber);
+        assert!(last.is_after(before) && first.is_after(last) && second.is_after(before));
+        assert!(!before.is_after(last) && !last.is_after(first) && !before.is_after(second) && !first.is_after(first));
     }
 }

@@ -71,6 +71,8 @@ pub struct Queue<M: Memory, N, B: Buffer = NoBuffer, R: RingFormat = Split> {
     ended: bool,
     /// The last flush, on any queue, that was submitted before the last write of this queue completed.
     last_write: Option<FlushNumber>,
+    /// The device does not have the queue, and takes nothing from it until it has recovered.
+    lost: bool,
 }
 
 impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
@@ -94,6 +96,7 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
             last_done: None,
             ended: false,
             last_write: None,
+            lost: false,
         }
     }
 
@@ -140,6 +143,16 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     /// Whether the device was reset, and the queue takes nothing until it has recovered.
     pub fn is_stopped(&self) -> bool {
         self.epoch.stopped()
+    }
+
+    /// Notifies the device in this way from now on: a reset may have changed where it listens.
+    pub(crate) fn set_notifier(&mut self, notifier: N) {
+        self.notifier = notifier;
+    }
+
+    /// Whether the device does nothing with the queue: it was reset, or suspended, or has lost it.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.lost || !self.epoch.takes_requests()
     }
 
     pub(crate) fn limits(&self) -> &Limits {

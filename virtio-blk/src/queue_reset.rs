@@ -43,6 +43,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
             unsafe { queue.give_up() };
             return Err(Error::NotRecovered(OpenError::Queue(error)));
         }
+        queue.set_notifier(running.notifier(queue.index()));
         // SAFETY: the ring was restarted above, and this is the only time since.
         let reissued = unsafe { queue.reissue() };
         queue.commit();

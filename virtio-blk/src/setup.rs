@@ -1,12 +1,14 @@
 //! A disk that is being opened: features are negotiated, queues are not all set up yet.
 
 use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 
 use virtio_spec::Features;
 use virtio_spec::block::BlockFeatures;
 use virtio_spec::split_ring::MAX_QUEUE_SIZE;
 use virtio_transport::{
-    DeviceType, Interface, Negotiation, Notifier, QueueConfig, QueueError, QueueSetup, Transport, Wait,
+    ConfigError, ConfigSpace, DeviceType, Interface, Negotiation, Notifier, QueueConfig, QueueError, QueueSetup,
+    Transport, Wait,
 };
 use virtqueue::{Memory, MemoryError, Queue as Ring, RingFormat, Settings, Split};
 
@@ -15,7 +17,7 @@ use crate::device::Device;
 use crate::epoch::Epoch;
 use crate::error::OpenError;
 use crate::features::FeatureSet;
-use crate::info::Info;
+use crate::info::{Info, RawInfo};
 use crate::limits::Limits;
 use crate::options::Options;
 use crate::queue::Queue;
@@ -61,13 +63,60 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
     ///
     /// Those of [`negotiate`](Setup::negotiate). A form of ring that the device does not offer is a missing feature.
     pub fn negotiate_with(
-        _ring: R,
+        ring: R,
         transport: T,
         memory: M,
         options: &Options,
         wait: &mut impl Wait,
     ) -> Result<Self, OpenError> {
+        let mut place = MaybeUninit::uninit();
+        Self::negotiate_in(&mut place, ring, transport, memory, options, wait)?;
+        // SAFETY: it was made there just now.
+        Ok(unsafe { place.assume_init() })
+    }
+
+    /// As [`negotiate_with`](Setup::negotiate_with), where the value is to stay. With an error, nothing is there.
+    #[inline(always)]
+    pub(crate) fn negotiate_in<'p>(
+        place: &'p mut MaybeUninit<Self>,
+        _ring: R,
+        transport: T,
+        memory: M,
+        options: &Options,
+        wait: &mut impl Wait,
+    ) -> Result<&'p mut Self, OpenError> {
+        let (device, accepted) = Self::agree(transport, options, wait)?;
+        let at = place.as_mut_ptr();
+        // SAFETY: a field of the value's, which needs no drop.
+        unsafe { Self::read_info(&device, accepted, &mut *(&raw mut (*at).info).cast()) }?;
+        let epoch = Epoch::new(memory.clone()).map_err(no_memory)?;
+        // SAFETY: the other fields; then it is complete.
+        let setup = unsafe {
+            (&raw mut (*at).device).write(device);
+            (&raw mut (*at).format).write(PhantomData);
+            (&raw mut (*at).options).write(*options);
+            (&raw mut (*at).next_queue).write(0);
+            (&raw mut (*at).memory).write(memory);
+            (&raw mut (*at).epoch).write(epoch);
+            place.assume_init_mut()
+        };
+        setup.tell();
+        Ok(setup)
+    }
+
+    // Parts of the above, one after the other, each with what it alone needs of the stack.
+
+    /// Settles the features.
+    #[inline(never)]
+    fn agree(transport: T, options: &Options, wait: &mut impl Wait) -> Result<(QueueSetup<T>, FeatureSet), OpenError> {
         let device = Negotiation::begin(transport, DeviceType::BLOCK, wait)?;
+        let accepted = Self::choose(&device, options)?;
+        Ok((device.accept(accepted.bits())?, accepted))
+    }
+
+    /// The features to accept.
+    #[inline(never)]
+    fn choose(device: &Negotiation<T>, options: &Options) -> Result<FeatureSet, OpenError> {
         let offered = FeatureSet::from_bits(device.offered());
         let chosen = options.opt_in | options.require;
         // Which kind of device it is, is no wish of the kernel's (6.1, 6.3).
@@ -99,12 +148,40 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
         if !missing.is_empty() {
             return Err(OpenError::MissingFeatures { missing, offered });
         }
-        let device = device.accept(accepted.bits())?;
-        let raw = device.read_config(|config| Info::read(accepted, config))?;
-        let info = Info::new(accepted, &raw)?;
-        log::debug!("virtio disk: {} sectors, features {accepted}", info.capacity_sectors);
-        let epoch = Epoch::new(memory.clone()).map_err(no_memory)?;
-        Ok(Self { device, format: PhantomData, info, options: *options, next_queue: 0, memory, epoch })
+        Ok(accepted)
+    }
+
+    /// What the disk says of itself.
+    #[inline(never)]
+    fn read_info(device: &QueueSetup<T>, accepted: FeatureSet, place: &mut MaybeUninit<Info>) -> Result<(), OpenError> {
+        // Whether two readings are the same is seen by their numbers: there is one of them on the stack, not several.
+        let (mut raw, mut number) = (None, 0_u32);
+        device.read_config(|config| {
+            number = number.wrapping_add(u32::from(Self::read_raw(accepted, config, &mut raw)?));
+            Ok(number)
+        })?;
+        if let Some(raw) = &raw {
+            place.write(Info::new(accepted, raw)?);
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn tell(&self) {
+        log::debug!("virtio disk: {} sectors, features {}", self.info.capacity_sectors, self.info.features);
+    }
+
+    /// Reads the same as the device has it. Whether it is not what was there before.
+    #[inline(never)]
+    fn read_raw(
+        accepted: FeatureSet,
+        config: &ConfigSpace<'_, T>,
+        raw: &mut Option<RawInfo>,
+    ) -> Result<bool, ConfigError> {
+        let read = Some(Info::read(accepted, config)?);
+        let changed = *raw != read;
+        *raw = read;
+        Ok(changed)
     }
 
     /// What the disk says of itself.
@@ -124,22 +201,53 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
     /// [`OpenError::NoMoreQueues`]; [`OpenError::QueueTooSmall`]; [`OpenError::QueueSetup`] when the kernel has no
     /// memory for it; [`OpenError::Queue`] when the device does not take it.
     pub fn add_queue<B: Buffer>(&mut self) -> Result<Queue<M, T::Notifier, B, R>, OpenError> {
+        let mut place = MaybeUninit::uninit();
+        self.add_queue_in(&mut place)?;
+        // SAFETY: it was made there just now.
+        Ok(unsafe { place.assume_init() })
+    }
+
+    /// As [`add_queue`](Setup::add_queue), where the queue is to stay. With an error, nothing is there.
+    #[inline(never)]
+    pub(crate) fn add_queue_in<B: Buffer>(
+        &mut self,
+        place: &mut MaybeUninit<Queue<M, T::Notifier, B, R>>,
+    ) -> Result<(), OpenError> {
         let index = self.next_queue;
         let queues = self.num_queues();
         if index >= queues {
             return Err(OpenError::NoMoreQueues { queues });
         }
         let settings = self.settings(index)?;
-        let limits = Limits::new(&self.info, settings.chain_max - HEADER_AND_STATUS);
-        let ring = Ring::new(self.memory.clone(), settings)?;
-        let waiters = Waiters::new(&self.memory, self.options.waiters).map_err(no_memory)?;
-        let mut queue = Queue::new(ring, self.device.notifier(index), limits, index, self.epoch.clone(), waiters);
-        enable(&mut queue, |config| self.device.enable_queue(config))?;
+        let queue = self.make_queue(place, index, settings)?;
+        if let Err(error) = enable(queue, |config| self.device.enable_queue(config)) {
+            // SAFETY: it was made, and is not used any more.
+            unsafe { place.assume_init_drop() };
+            return Err(error.into());
+        }
         self.next_queue += 1;
-        Ok(queue)
+        Ok(())
+    }
+
+    /// Makes a queue that the device knows nothing of.
+    #[inline(never)]
+    fn make_queue<'p, B: Buffer>(
+        &self,
+        place: &'p mut MaybeUninit<Queue<M, T::Notifier, B, R>>,
+        index: u16,
+        settings: Settings,
+    ) -> Result<&'p mut Queue<M, T::Notifier, B, R>, OpenError> {
+        let limits = Limits::new(&self.info, settings.chain_max - HEADER_AND_STATUS);
+        let waiters = Waiters::new(&self.memory, self.options.waiters).map_err(no_memory)?;
+        let mut ring = MaybeUninit::uninit();
+        Ring::new_in(&mut ring, self.memory.clone(), settings)?;
+        // SAFETY: it was made there just now.
+        let ring = unsafe { ring.assume_init() };
+        Ok(place.write(Queue::new(ring, self.device.notifier(index), limits, index, self.epoch.clone(), waiters)))
     }
 
     /// The shape of a queue.
+    #[inline(never)]
     fn settings(&mut self, index: u16) -> Result<Settings, OpenError> {
         let max = self.device.max_queue_size(index).min(u32::from(self.options.queue_size));
         if max < MIN_QUEUE_SIZE {
@@ -170,6 +278,24 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
     /// Lets the device run.
     pub fn start(self) -> Device<T, M> {
         Device::new(self.device.start(), self.info, self.next_queue, self.epoch)
+    }
+}
+
+impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
+    /// As [`start`](Setup::start), where the device is to stay.
+    ///
+    /// # Safety
+    ///
+    /// There is a value at `setup`, which is taken from there.
+    #[inline(never)]
+    pub(crate) unsafe fn start_in(setup: *mut Self, place: &mut MaybeUninit<Device<T, M>>) {
+        // SAFETY: as the caller promises. Each field is taken once, or needs no drop.
+        unsafe {
+            let running = (&raw mut (*setup).device).read().start();
+            let epoch = (&raw mut (*setup).epoch).read();
+            (&raw mut (*setup).memory).drop_in_place();
+            place.write(Device::new(running, (*setup).info, (*setup).next_queue, epoch));
+        }
     }
 }
 

@@ -150,11 +150,13 @@ impl<S: SharedQueue> AsyncQueue<S> {
     /// [`Error::Violation`] when the device broke the rules: it must be reset.
     pub fn process(&self) -> Result<(), Error> {
         if self.queue.with(Queue::take_ended) {
+            let rest = Unwoken(&self.queue);
             let mut from = 0;
             while let Some((slot, waker)) = self.queue.with(|queue| queue.wake_from(from)) {
                 from = slot + 1;
                 waker.wake();
             }
+            core::mem::forget(rest);
         }
         loop {
             match self.queue.with(next_waker)? {
@@ -189,6 +191,15 @@ impl<S: SharedQueue> AsyncQueue<S> {
     /// Wakes the task that has waited longest, if there is room for its request.
     fn call_waiter(&self) {
         wake(self.queue.with(Queue::next_waiter));
+    }
+}
+
+/// Tasks that are to be woken. Should the waker of one unwind, the next call wakes the others.
+struct Unwoken<'q, S: SharedQueue>(&'q S);
+
+impl<S: SharedQueue> Drop for Unwoken<'_, S> {
+    fn drop(&mut self) {
+        self.0.with(Queue::set_ended);
     }
 }
 
@@ -233,13 +244,14 @@ pub(crate) struct Request<'a, S: SharedQueue> {
     operation: Operation,
     sector: u64,
     state: State<S::Buffer>,
+    /// Its place in line, which it leaves when it is submitted or dropped.
+    ticket: Option<Ticket>,
 }
 
 enum State<B> {
     /// Not submitted yet; perhaps in line.
     New {
         buffer: Option<B>,
-        ticket: Option<Ticket>,
         /// How often the device had been reset when it was first polled.
         resets: Option<u32>,
     },
@@ -252,7 +264,7 @@ impl<S: SharedQueue> Unpin for Request<'_, S> {}
 
 impl<'a, S: SharedQueue> Request<'a, S> {
     pub(crate) fn new(shared: &'a AsyncQueue<S>, operation: Operation, sector: u64, buffer: Option<S::Buffer>) -> Self {
-        Self { shared, operation, sector, state: State::New { buffer, ticket: None, resets: None } }
+        Self { shared, operation, sector, state: State::New { buffer, resets: None }, ticket: None }
     }
 
     /// Polls a request that was made with a buffer.
@@ -265,85 +277,84 @@ impl<'a, S: SharedQueue> Request<'a, S> {
     }
 
     fn poll(&mut self, ranges: Ranges<'_>, context: &Context<'_>) -> Poll<Ended<S::Buffer>> {
-        match core::mem::replace(&mut self.state, State::Ended) {
-            State::New { buffer, ticket, resets } => self.submit(buffer, ranges, ticket, resets, context),
+        match self.state {
+            State::New { .. } => self.submit(ranges, context),
             State::Submitted(token) => self.look(token, context),
             State::Ended => Poll::Ready(Err(Failed { error: Error::Empty, buffer: None })),
         }
     }
 
     /// Submits the request, or lines up.
-    fn submit(
-        &mut self,
-        buffer: Option<S::Buffer>,
-        ranges: Ranges<'_>,
-        mut ticket: Option<Ticket>,
-        mut resets: Option<u32>,
-        context: &Context<'_>,
-    ) -> Poll<Ended<S::Buffer>> {
-        // Cloned and dropped outside of the lock, as it is not our code that does it.
-        let waker = context.waker().clone();
+    fn submit(&mut self, ranges: Ranges<'_>, context: &Context<'_>) -> Poll<Ended<S::Buffer>> {
+        // Cloned, called and dropped outside of the lock, as it is not our code that does it. Should it unwind, the state
+        // is what it was, or is already what it has become.
+        let mut waker = Some(context.waker().clone());
+        let (buffer, mut resets) = match core::mem::replace(&mut self.state, State::Ended) {
+            State::New { buffer, resets } => (buffer, resets),
+            State::Submitted(_) | State::Ended => (None, None),
+        };
         let (operation, sector, commits) = (self.operation, self.sector, self.shared.commits);
-        let (submitted, unused, next) = self.shared.queue.with(|queue| {
+        let (place, unused) = (&mut self.ticket, &mut waker);
+        let (submitted, left, next) = self.shared.queue.with(|queue| {
             let now = queue.epoch().resets();
             let was_reset = *resets.get_or_insert(now) != now && !queue.is_stopped();
             let submitted = if operation == Operation::Flush && was_reset {
                 // It is to cover what had completed when it was first polled, and that may be lost by now.
                 Err(Failed { error: Error::FlushInDoubt, buffer })
-            } else if !queue.waiters().must_wait(ticket) {
+            } else if !queue.waiters().must_wait(*place) {
                 queue.submit_task(operation, sector, buffer, ranges)
             } else {
                 Err(Failed { error: Error::QueueFull, buffer })
             };
-            let (submitted, unused) = match submitted {
+            let left = match &submitted {
+                Err(failed) if failed.error == Error::QueueFull => {
+                    match unused.take().map(|waker| queue.waiters().join(place, waker)) {
+                        Some(Ok(old)) => old,
+                        // No place in line: come again at once.
+                        Some(Err(waker)) => unused.replace(waker),
+                        None => None,
+                    }
+                }
                 Ok(token) => {
-                    if let Some(pending) = queue.pending(token) {
-                        pending.waker = Some(waker);
+                    if let Some(pending) = queue.pending(*token) {
+                        pending.waker = unused.take();
                     }
                     if commits {
                         queue.commit();
                     }
-                    (Ok(token), ticket.take().and_then(|ticket| queue.waiters().leave(ticket)))
+                    place.take().and_then(|ticket| queue.waiters().leave(ticket))
                 }
-                Err(failed) if failed.error == Error::QueueFull => {
-                    match queue.waiters().join(&mut ticket, waker) {
-                        Ok(old) => (Err(failed), old),
-                        Err(waker) => {
-                            // No place in line: come again at once.
-                            (Err(failed), Some(waker))
-                        }
-                    }
-                }
-                Err(failed) => (Err(failed), ticket.take().and_then(|ticket| queue.waiters().leave(ticket))),
+                Err(_) => place.take().and_then(|ticket| queue.waiters().leave(ticket)),
             };
             // The next one in line may find room as well.
-            let next = if ticket.is_none() { queue.next_waiter() } else { None };
-            (submitted, unused, next)
+            let next = if place.is_none() { queue.next_waiter() } else { None };
+            (submitted, left, next)
         });
-        wake(next);
-        match submitted {
+        let result = match submitted {
             Ok(token) => {
                 self.state = State::Submitted(token);
-                drop(unused);
                 Poll::Pending
             }
             Err(Failed { error: Error::QueueFull, buffer }) => {
-                if let (None, Some(waker)) = (ticket, unused) {
-                    waker.wake();
-                }
-                self.state = State::New { buffer, ticket, resets };
+                self.state = State::New { buffer, resets };
                 Poll::Pending
             }
-            Err(failed) => {
-                drop(unused);
-                Poll::Ready(Err(failed))
-            }
+            Err(failed) => Poll::Ready(Err(failed)),
+        };
+        drop(left);
+        wake(next);
+        if matches!(self.state, State::New { .. }) && self.ticket.is_none() {
+            wake(waker);
         }
+        result
     }
 
     /// Looks whether the request has ended.
     fn look(&mut self, token: Token, context: &Context<'_>) -> Poll<Ended<S::Buffer>> {
         let (mut ended, next) = self.shared.queue.with(|queue| (queue.take_if_ended(token), queue.next_waiter()));
+        if ended.is_some() {
+            self.state = State::Ended;
+        }
         wake(next);
         if ended.is_none() {
             // Cloned and dropped outside of the lock.
@@ -356,10 +367,8 @@ impl<'a, S: SharedQueue> Request<'a, S> {
                 ended
             });
         }
-        let Some((completion, _)) = ended else {
-            self.state = State::Submitted(token);
-            return Poll::Pending;
-        };
+        let Some((completion, _)) = ended else { return Poll::Pending };
+        self.state = State::Ended;
         Poll::Ready(match completion.result {
             Ok(()) => Ok((completion.sector, completion.buffer)),
             Err(error) => Err(Failed { error, buffer: completion.buffer }),
@@ -369,24 +378,22 @@ impl<'a, S: SharedQueue> Request<'a, S> {
 
 impl<S: SharedQueue> Drop for Request<'_, S> {
     fn drop(&mut self) {
-        match core::mem::replace(&mut self.state, State::Ended) {
-            State::New { ticket: Some(ticket), .. } => {
-                drop(self.shared.queue.with(|queue| queue.waiters().leave(ticket)));
-                self.shared.call_waiter();
-            }
-            State::Submitted(token) => {
-                let left = self.shared.queue.with(|queue| match queue.pending(token) {
-                    Some(pending) if pending.ending == Ending::InFlight => {
-                        pending.owner = Owner::Nobody;
-                        (pending.waker.take(), None)
-                    }
-                    Some(_) => (None, queue.take(token)),
-                    None => (None, None),
-                });
-                drop(left);
-                self.shared.call_waiter();
-            }
-            State::New { ticket: None, .. } | State::Ended => {}
+        // Wakers and buffers are dropped outside of the lock.
+        if let Some(ticket) = self.ticket.take() {
+            drop(self.shared.queue.with(|queue| queue.waiters().leave(ticket)));
+            self.shared.call_waiter();
+        }
+        if let State::Submitted(token) = self.state {
+            let left = self.shared.queue.with(|queue| match queue.pending(token) {
+                Some(pending) if pending.ending == Ending::InFlight => {
+                    pending.owner = Owner::Nobody;
+                    (pending.waker.take(), None)
+                }
+                Some(pending) => (pending.waker.take(), queue.take(token)),
+                None => (None, None),
+            });
+            drop(left);
+            self.shared.call_waiter();
         }
     }
 }

@@ -32,7 +32,7 @@ impl Zone {
     /// How many sectors can still be written at the write pointer.
     #[must_use]
     pub fn left_sectors(&self) -> u64 {
-        self.write_pointer.map_or(0, |at| (self.start + self.capacity_sectors).saturating_sub(at))
+        self.write_pointer.map_or(0, |at| self.capacity_sectors.saturating_sub(at.saturating_sub(self.start)))
     }
 }
 

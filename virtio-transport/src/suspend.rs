@@ -43,8 +43,7 @@ impl<T: Transport> Running<T> {
         wait: &mut impl Wait,
     ) -> Result<(), SuspendError> {
         let transport = self.transport_mut();
-        let before = transport.status();
-        transport.set_status(before | set);
+        let mut asked = false;
         loop {
             let status = transport.status();
             if status.contains(DeviceStatus::DEVICE_NEEDS_RESET) {
@@ -52,6 +51,13 @@ impl<T: Transport> Running<T> {
             }
             if status.contains(set) && !status.intersects(cleared) {
                 return Ok(());
+            }
+            // With both bits it is still on its way to stop, which somebody has not waited for. It can be asked to go on
+            // once it has got there.
+            if !status.contains(set) && !asked {
+                transport.set_status(status | set);
+                asked = true;
+                continue;
             }
             wait.wait().map_err(|GaveUp| SuspendError::TimedOut { status })?;
         }

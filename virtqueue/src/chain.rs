@@ -152,13 +152,14 @@ impl<'q, M: Memory, T: Attachment, R: RingFormat> Chain<'q, M, T, R> {
     /// Adds one descriptor.
     #[inline(always)]
     fn push(&mut self, segment: Segment) -> Result<(), ChainError> {
-        match segment.access {
-            Access::DeviceReads if self.writable_bytes > 0 => return Err(ChainError::ReadableAfterWritable),
-            Access::DeviceReads => {}
-            Access::DeviceWrites => self.writable_bytes += u64::from(segment.bytes),
+        if segment.access == Access::DeviceReads && self.writable_bytes > 0 {
+            return Err(ChainError::ReadableAfterWritable);
         }
         if self.count >= self.chain_max {
             return Err(ChainError::TooManyDescriptors { max: self.chain_max });
+        }
+        if segment.access == Access::DeviceWrites {
+            self.writable_bytes += u64::from(segment.bytes);
         }
         self.bytes += u64::from(segment.bytes);
         let table = self.table_entry(self.count);

@@ -138,6 +138,14 @@ impl<M: Memory, I: Ring<M>> Ring<M> for InOrderRing<M, I> {
         if let Some(last) = self.overrun {
             return Err(last);
         }
+        if self.batch.is_some() {
+            // There is no element to be read before its end: the device has written one for all. Of what comes behind it,
+            // an index may tell.
+            if !self.inner.is_exhausted() {
+                self.inner.look()?;
+            }
+            return Ok(true);
+        }
         if self.inner.is_exhausted() && !self.inner.look()? {
             return Ok(false);
         }

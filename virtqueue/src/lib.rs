@@ -69,6 +69,7 @@ mod in_order;
 #[cfg(all(test, loom))]
 mod interleaving;
 mod layout;
+mod made;
 mod memory;
 #[cfg(loom)]
 mod modelled;

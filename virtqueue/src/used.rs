@@ -59,8 +59,9 @@ impl<M: Memory, T: Attachment, R: RingFormat> Used<'_, M, T, R> {
     /// Drops what was attached, where it is, and frees the slot.
     #[inline(always)]
     pub fn free(mut self) {
-        self.slot.attachment = None;
+        // First of all, as the drop may unwind: a slot that counts as used has something attached.
         self.release();
+        self.slot.attachment = None;
     }
 
     #[inline(always)]

@@ -111,7 +111,7 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
             if let Some(noticed) = self.notice()? {
                 return Ok(noticed);
             }
-            if self.is_stopped() {
+            if self.is_paused() {
                 return Err(Error::Stopped);
             }
             wait.wait()?;

@@ -28,6 +28,7 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
         }
         // SAFETY: as the caller promises.
         unsafe { self.ring.restart() };
+        self.lost = false;
         let mut ended = 0;
         let mut from = 0;
         while let Some(token) = self.ring.in_flight_from(from) {
@@ -79,6 +80,7 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     ///
     /// If the ring was restarted, nothing was reissued since. If not, nothing is submitted any more.
     pub(crate) unsafe fn give_up(&mut self) {
+        self.lost = true;
         let exposed = self.ring.exposed();
         let mut from = 0;
         while let Some(token) = self.ring.in_flight_from(from) {

@@ -210,7 +210,7 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
         owner: Owner,
     ) -> Result<Token, Error> {
         self.limits.check_data(operation, sector, bytes)?;
-        if self.epoch.runs() {
+        if self.epoch.runs() && !self.lost {
             // SAFETY: as the caller promises.
             let token = unsafe {
                 self.ring.submit_framed(start, bytes, access(operation), move |slot| {
@@ -266,7 +266,7 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
         owner: Owner,
         buffer: Option<RawBuffer>,
     ) -> Result<Token, Error> {
-        if !self.epoch.takes_requests() {
+        if self.is_paused() {
             return Err(Error::Stopped);
         }
         let sector = if operation == Operation::Flush { self.epoch.next_flush().into_bits() } else { sector };
@@ -284,7 +284,7 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
         ranges: Ranges<'_>,
         owner: Owner,
     ) -> Result<Token, Error> {
-        if !self.epoch.takes_requests() {
+        if self.is_paused() {
             return Err(Error::Stopped);
         }
         let sector = ranges.ranges.first().map_or(0, |range| range.sector);
@@ -323,7 +323,7 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     /// was notified.
     #[inline]
     pub fn commit(&mut self) -> bool {
-        if !self.epoch.takes_requests() {
+        if self.is_paused() {
             return false;
         }
         match self.ring.commit() {

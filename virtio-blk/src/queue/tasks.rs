@@ -53,6 +53,11 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
         core::mem::take(&mut self.ended)
     }
 
+    /// Says that there is one.
+    pub(crate) fn set_ended(&mut self) {
+        self.ended = true;
+    }
+
     /// The first task, of slot `from` or above, whose request has ended and who was not woken for it.
     pub(crate) fn wake_from(&mut self, from: u16) -> Option<(u16, Waker)> {
         for id in from..self.size() {
