@@ -92,8 +92,12 @@ impl<K: Frames + Lock, S: Sleep, T: SendTransport> Disk<K, S, T> {
     /// # Errors
     ///
     /// [`Errno`].
+    #[inline]
     pub fn read(&self, buf: &mut [u8], offset: usize) -> Result<usize, Errno> {
-        self.shared.read_at(offset as u64, buf).map_err(|error| failed("read", offset, buf.len(), error))
+        match self.shared.read_at(offset as u64, buf) {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => Err(failed("read", offset, buf.len(), &error)),
+        }
     }
 
     /// Writes from the byte `offset` on, until the buffer or the disk ends. Returns how many bytes those are.
@@ -101,11 +105,12 @@ impl<K: Frames + Lock, S: Sleep, T: SendTransport> Disk<K, S, T> {
     /// # Errors
     ///
     /// [`Errno::ENOSPC`] if there is none. [`Errno`].
+    #[inline]
     pub fn write(&self, buf: &[u8], offset: usize) -> Result<usize, Errno> {
         match self.shared.write_at(offset as u64, buf) {
             Ok(0) if !buf.is_empty() => Err(Errno::ENOSPC),
             Ok(bytes) => Ok(bytes),
-            Err(error) => Err(failed("write", offset, buf.len(), error)),
+            Err(error) => Err(failed("write", offset, buf.len(), &error)),
         }
     }
 
@@ -145,7 +150,7 @@ impl<K: Frames + Lock, S: Sleep, T: SendTransport> Disk<K, S, T> {
     ///
     /// [`Errno::EIO`]: nothing is known of the writes since the last flush that was `Ok`.
     pub fn flush(&self) -> Result<(), Errno> {
-        self.shared.flush().map_err(|error| failed("flush", 0, 0, error))
+        self.shared.flush().map_err(|error| failed("flush", 0, 0, &error))
     }
 
     /// Where a sector starts, if so many bytes from there are sectors of the disk.
@@ -165,8 +170,8 @@ impl<K: Frames + Lock, S: Sleep, T: SendTransport> Disk<K, S, T> {
 /// Logs an error, and says what processes are told.
 #[cold]
 #[inline(never)]
-fn failed(what: &str, offset: usize, bytes: usize, error: virtio_blk::Error) -> Errno {
-    let errno = Errno::from(error);
+fn failed(what: &str, offset: usize, bytes: usize, error: &virtio_blk::Error) -> Errno {
+    let errno = Errno::from(*error);
     log::error!("virtio disk: {what} of {bytes} bytes at byte {offset}: {error} ({errno:?})");
     errno
 }

@@ -34,8 +34,9 @@ const WINDOW_BYTES: usize = 0x200;
 /// that are not contiguous. What the device reads and writes beside them, the request's header and its status, lies in
 /// the queue's own memory.
 ///
-/// A device that breaks the rules is reset, and the calls that had requests in flight return an error. A device that
-/// neither answers nor acknowledges a reset keeps those who wait: it has their buffers.
+/// A device that breaks the rules is reset, and asked again for what was in flight: the calls notice nothing, but a flush
+/// fails, as what it would have made safe is in doubt. Only a request at which the device fails again and again is an
+/// error. A device that neither answers nor acknowledges a reset keeps those who wait: it has their buffers.
 pub struct Disk<K: Kernel, T: SendTransport = Mmio<MemoryMapped>> {
     shared: SharedDisk<T, DmaMemory<K::Memory>, CellLock<K>, Sleeping<K>>,
 }
@@ -68,24 +69,33 @@ impl<K: Kernel> Disk<K> {
     /// As for [`open`](Disk::open), for all devices of kind `virtio,mmio` in the tree. Those that are no disks are looked
     /// at, and left as they are.
     pub unsafe fn find(device_tree: &[u8]) -> Result<(Self, Option<u32>), OpenError> {
-        let tree = DeviceTree::parse(device_tree).map_err(|_| OpenError::DeviceTree)?;
-        for node in tree.virtio_mmio().flatten() {
-            let (Ok(address), Ok(bytes)) = (usize::try_from(node.region.address), usize::try_from(node.region.bytes))
-            else {
-                continue;
-            };
-            // SAFETY: as the caller promises.
-            match unsafe { probe::<K>(address, bytes) } {
-                Ok(transport) => {
-                    let number = node.interrupt.and_then(|interrupt| interrupt.number());
-                    return Ok((Self::new(transport)?, number));
-                }
-                Err(OpenError::NotADisk { .. }) => {}
-                Err(error) => log::warn!("{}: {error}", node.name),
-            }
-        }
-        Err(OpenError::NoDisk)
+        // SAFETY: as the caller promises.
+        let (transport, number) = unsafe { first_disk::<K>(device_tree) }?;
+        Ok((Self::new(transport)?, number))
     }
+}
+
+/// The first disk of a device tree. By itself, so that it is not on the stack when the disk is opened.
+///
+/// # Safety
+///
+/// As for [`Disk::find`].
+#[inline(never)]
+unsafe fn first_disk<K: Kernel>(device_tree: &[u8]) -> Result<(Mmio<MemoryMapped>, Option<u32>), OpenError> {
+    let tree = DeviceTree::parse(device_tree).map_err(|_| OpenError::DeviceTree)?;
+    for node in tree.virtio_mmio().flatten() {
+        let (Ok(address), Ok(bytes)) = (usize::try_from(node.region.address), usize::try_from(node.region.bytes))
+        else {
+            continue;
+        };
+        // SAFETY: as the caller promises.
+        match unsafe { probe::<K>(address, bytes) } {
+            Ok(transport) => return Ok((transport, node.interrupt.and_then(|interrupt| interrupt.number()))),
+            Err(OpenError::NotADisk { .. }) => {}
+            Err(error) => log::warn!("{}: {error}", node.name),
+        }
+    }
+    Err(OpenError::NoDisk)
 }
 
 /// Looks at the registers at a physical address.

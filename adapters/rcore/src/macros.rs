@@ -104,6 +104,7 @@ macro_rules! memory {
                 <$memory>::phys_to_virt(physical)
             }
 
+            #[inline]
             fn virt_to_phys(address: usize) -> usize {
                 <$memory>::virt_to_phys(address)
             }

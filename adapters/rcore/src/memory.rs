@@ -55,6 +55,7 @@ unsafe impl<D: Dma> Memory for DmaMemory<D> {
         D::dma_dealloc(allocated.device_address as usize, pages(request));
     }
 
+    #[inline]
     fn translate(&self, start: NonNull<u8>, bytes: usize) -> Result<Piece, MemoryError> {
         let address = start.as_ptr().expose_provenance();
         let physical = D::virt_to_phys(address);

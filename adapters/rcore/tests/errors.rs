@@ -108,19 +108,12 @@ fn write_with_trouble(
 }
 
 #[test]
-fn a_device_that_breaks_the_rules_is_reset_and_nobody_takes_its_word_or_sleeps_for_ever() {
+fn a_device_that_breaks_the_rules_is_reset_and_nobody_notices() {
     let world = world(|builder| builder.mode(Mode::Manual));
     world.open();
     // An element for a request that does not exist, and the interrupt for it.
     let results = write_with_trouble(world, 4, |device| device.push_raw(0, 999, 0));
-    for (number, result) in results.iter().enumerate() {
-        let sector = number as u64;
-        match result {
-            Ok(()) => assert_eq!(world.device.read_disk(sector, 1), pattern(512, number)),
-            Err(error) => assert!(matches!(error, Error::Cancelled { sector: of, .. } if *of == sector), "{error}"),
-        }
-    }
-    assert!(results.iter().any(Result::is_err), "requests were in flight");
+    assert_eq!(results, [Ok(()); 4], "what was in flight is asked for again");
     assert_eq!(world.device.counts().resets, 1 + RECOVERY, "one when it was opened");
     // It goes on.
     assert_eq!(write_with_trouble(world, 4, |_| ()), [Ok(()); 4]);

@@ -46,10 +46,11 @@
 //!
 //! # Reading the code
 //!
-//! [`SharedDisk`] (`shared`) is the loop that every call is: look, and wait until it is worth to look again. A call
-//! (`job`) takes one request or several, one after the other. What is looked at, under the lock, is in `requests`: which
-//! thread waits for which request. Less than a block takes memory beside the buffer (`bounce`). `lock` and `sleep` are
-//! what the kernel brings.
+//! [`SharedDisk`] (`shared`) is the loop that every call is: look, and wait until it is worth to look again. What is left
+//! of a call (`job`) is put on the ring in as many requests at once as there is room for. What is looked at, under the
+//! lock, is in `requests`: what the device has, and to which call it belongs. Threads wait for their own requests (`calls`)
+//! or, before they have one, for room in the queue (`line`). Less than a block takes memory beside the buffer (`bounce`).
+//! `lock` and `sleep` are what the kernel brings.
 
 #![no_std]
 #![cfg_attr(
@@ -60,7 +61,9 @@
 extern crate alloc;
 
 mod bounce;
+mod calls;
 mod job;
+mod line;
 mod lock;
 mod requests;
 mod shared;

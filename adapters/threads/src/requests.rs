@@ -1,28 +1,23 @@
 //! What threads wait for: all of it is behind the lock.
 
-use alloc::collections::VecDeque;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use virtio_blk::{Completion, Disk, Error, Info, NoBuffer, OpenError, Operation, Options, SECTOR_BYTES, Token};
+use virtio_blk::{Completion, Disk, Error, Info, OpenError, Operation, Options, SECTOR_BYTES, Split, Token};
 use virtio_transport::{Interrupt, InterruptStatus, SpinLimit, Transport, Wait};
-use virtqueue::{Memory, Violation};
+use virtqueue::Memory;
 
 use crate::bounce::{Block, Bounce};
+use crate::calls::{Calls, Place};
 use crate::job::{Job, Wanted};
+use crate::line::Line;
 use crate::shared::SendTransport;
 
 /// How often the acknowledgement of a reset is looked for before others get the lock again.
 const RESET_LOOKS: u64 = 1 << 20;
 
-/// How many threads can sleep in line for room in the queue. Further ones look again and again.
-const LINE_MAX: usize = 64;
-
-/// Where a thread finds out how its request has ended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place(u16);
-
-/// The number of a thread in the line for room.
-pub(crate) type Number = u32;
+/// How often a request is issued again after the device has failed. A request may be what it fails at.
+const REISSUES_MAX: u8 = 3;
 
 /// What was noticed of the device.
 pub(crate) enum Noticed<W> {
@@ -34,62 +29,52 @@ pub(crate) enum Noticed<W> {
     Nothing,
 }
 
-/// What the device has said, as far as it concerns anybody.
+/// What the device has said, as far as it concerns anybody. It is small, as it is found out where the stack is deepest.
+#[derive(Clone, Copy)]
 enum Answer {
-    /// A request has ended.
+    /// A request of this call has ended.
     Ended(Place),
-    /// A part of a block was read, and is to be written.
-    Changed(Place),
+    /// A part of a block was read, and is to be written: the request of this slot of the queue.
+    Changed(u16),
     /// A request has ended that nobody waits for.
     Unknown,
     /// Nothing more.
     Nothing,
     /// Nonsense.
-    Violation(Violation),
+    Violation,
 }
 
-/// A thread's request, and the thread if it sleeps.
-struct Entry<W> {
-    state: State,
-    waiter: Option<W>,
+/// A request that can be made.
+struct Planned {
+    /// For a part of a block.
+    block: Option<Block>,
 }
 
+/// A request that the device has.
 #[derive(Clone, Copy)]
-enum State {
-    Free,
-    InFlight(InFlight),
-    Ended(Result<(), Error>),
-}
-
-#[derive(Clone, Copy)]
-struct InFlight {
+struct Request {
+    call: Place,
     wanted: Wanted,
-    /// What the device has of it; `None` before it has it.
-    token: Option<Token>,
+    token: Token,
     /// The block that a part is read to, changed in, and written from.
     block: Option<Block>,
     /// The whole block was read, and changed, and is to be written.
     changed: bool,
+    /// How often it was issued again as the device had failed.
+    reissued: u8,
 }
 
 /// The disk, and the threads that wait.
 pub(crate) struct Requests<T: Transport, M: Memory, W> {
-    disk: Disk<T, M>,
+    disk: Box<Disk<T, M>>,
     interrupt: T::Interrupt,
-    /// As many as the queue has slots, and more when results wait to be taken.
-    entries: Vec<Entry<W>>,
-    /// The entry of the request in each slot of the queue.
-    of_slot: Vec<u16>,
-    /// The entries that are free.
-    free: Vec<u16>,
+    /// The request in each slot of the queue.
+    in_flight: Vec<Option<Request>>,
+    calls: Calls<W>,
+    line: Line<W>,
     bounce: Bounce<M>,
     /// How many parts of blocks are being written.
     edits: usize,
-    /// Threads that sleep until there is room, each with its number.
-    line: VecDeque<(Number, W)>,
-    next_number: Number,
-    /// How many of them can be woken.
-    room: usize,
     /// Whether an interrupt handler wakes threads.
     interrupts: bool,
     /// A device that has not acknowledged its reset.
@@ -101,26 +86,47 @@ pub(crate) struct Requests<T: Transport, M: Memory, W> {
 unsafe impl<T: SendTransport, M: Memory + Send, W: Send> Send for Requests<T, M, W> where Disk<T, M>: Send {}
 
 impl<T: Transport, M: Memory, W> Requests<T, M, W> {
-    pub(crate) fn open(transport: T, memory: M, options: &Options, wait: &mut impl Wait) -> Result<Self, OpenError> {
+    /// Opens a disk. What is large of it is put on the heap piece by piece: kernels open disks on small stacks, too.
+    pub(crate) fn open(
+        transport: T,
+        memory: M,
+        options: &Options,
+        wait: &mut impl Wait,
+    ) -> Result<Box<Self>, OpenError> {
         let interrupt = transport.interrupt();
-        let mut disk: Disk<T, M> = Disk::open(transport, memory.clone(), options, wait)?;
-        let bounce = Bounce::new(memory, disk.info().block_bytes as usize).map_err(OpenError::Memory)?;
+        let mut disk = Self::open_disk(transport, memory.clone(), options, wait)?;
         disk.queue().use_polling();
+        Self::around(disk, interrupt, memory)
+    }
+
+    #[inline(never)]
+    fn open_disk(
+        transport: T,
+        memory: M,
+        options: &Options,
+        wait: &mut impl Wait,
+    ) -> Result<Box<Disk<T, M>>, OpenError> {
+        let (mut place, mut scratch) = (Box::new_uninit(), Box::new_uninit());
+        Disk::open_in(&mut place, &mut scratch, Split, transport, memory, options, wait)?;
+        // SAFETY: it was opened there just now.
+        Ok(unsafe { place.assume_init() })
+    }
+
+    #[inline(never)]
+    fn around(mut disk: Box<Disk<T, M>>, interrupt: T::Interrupt, memory: M) -> Result<Box<Self>, OpenError> {
+        let bounce = Bounce::new(memory, disk.info().block_bytes as usize).map_err(OpenError::Memory)?;
         let size = disk.queue().size();
-        Ok(Self {
+        Ok(Box::new(Self {
             disk,
             interrupt,
-            entries: (0..size).map(|_| Entry { state: State::Free, waiter: None }).collect(),
-            of_slot: (0..size).collect(),
-            free: (0..size).rev().collect(),
+            in_flight: (0..size).map(|_| None).collect(),
+            calls: Calls::new(size),
+            line: Line::new(),
             bounce,
             edits: 0,
-            line: VecDeque::with_capacity(LINE_MAX),
-            next_number: 0,
-            room: 0,
             interrupts: false,
             unacknowledged: false,
-        })
+        }))
     }
 
     /// What the disk says of itself.
@@ -140,7 +146,7 @@ impl<T: Transport, M: Memory, W> Requests<T, M, W> {
         if causes.contains(InterruptStatus::CONFIGURATION_CHANGE) {
             if self.disk.device().needs_reset() {
                 log::error!("virtio disk: the device needs a reset");
-                self.recover();
+                self.recover_from_failure();
             } else if let Err(error) = self.disk.config_changed() {
                 log::error!("virtio disk: its configuration has changed, and cannot be read: {error}");
             }
@@ -148,127 +154,148 @@ impl<T: Transport, M: Memory, W> Requests<T, M, W> {
         !causes.is_empty()
     }
 
-    /// Takes the result of a job's request, if it has ended. Whether there is nothing left to be done for the job.
+    /// Looks what has become of a job's requests. Whether there is nothing left to be done for it.
     #[inline(never)]
     pub(crate) fn collect(&mut self, job: &mut Job) -> bool {
         if let Some(number) = job.number.take() {
-            // It was woken for something else if it is still there.
-            self.line.retain(|(other, _)| *other != number);
+            self.line.leave(number);
         }
-        if let Some(place) = job.place {
-            let Some(entry) = self.entries.get_mut(usize::from(place.0)) else { return false };
-            let State::Ended(result) = entry.state else { return false };
-            *entry = Entry { state: State::Free, waiter: None };
-            self.free.push(place.0);
-            job.place = None;
-            match result {
-                Ok(()) => job.advance(),
-                Err(Error::Cancelled { .. }) if job.gave_up => job.result = Err(Error::GaveUp),
-                Err(error) => job.result = Err(error),
+        if let Some(call) = job.place.and_then(|place| self.calls.get(place)) {
+            call.awake();
+            if call.result.is_err() {
+                job.stop();
             }
         }
-        job.is_done()
+        self.is_done(job)
     }
 
-    /// Finds a place for the next request of a job, which is then to be [sent](Requests::send). `None`: there is no room
-    /// now, but there will be; or the job has a result.
-    #[inline(never)]
-    pub(crate) fn plan(&mut self, job: &mut Job) -> Option<Place> {
-        let wanted = job.next();
-        if self.is_blocked(&wanted) {
-            return None;
-        }
-        if self.free.is_empty() {
-            // Not all threads have taken their results yet. Nobody waits for them to do so.
-            self.free.push(u16::try_from(self.entries.len()).ok()?);
-            self.entries.push(Entry { state: State::Free, waiter: None });
-        }
-        let index = *self.free.last()?;
-        let mut block = None;
-        if wanted.part.is_some() {
-            if wanted.is_edit() && self.disk.info().read_only {
-                job.result = Err(Error::ReadOnly);
-                self.pass_on();
-                return None;
-            }
-            block = Some(self.bounce.take()?);
-        }
-        self.free.pop();
-        self.edits += usize::from(wanted.is_edit());
-        let entry = self.entries.get_mut(usize::from(index))?;
-        entry.state = State::InFlight(InFlight { wanted, token: None, block, changed: false });
-        Some(Place(index))
+    /// Whether there is nothing left to be done for a job.
+    fn is_done(&mut self, job: &Job) -> bool {
+        !job.has_more() && job.place.and_then(|place| self.calls.get(place)).is_none_or(|call| call.in_flight == 0)
     }
 
-    /// Puts a request on the ring, and lets the device see it. If that cannot be, it has ended.
+    /// Puts as many requests of a job on the ring as there is room for, and lets the device see them. What is more than
+    /// one of them has to be room that no other thread waits for. Whether there is nothing left to be done for it, as it
+    /// has failed.
     ///
     /// # Safety
     ///
-    /// Its buffer is valid for reads, and for writes if it is to be read into, and touched by nobody, until the request
-    /// has ended.
+    /// The job's buffer is valid for reads, and for writes if it is to be read into, and touched by nobody, until
+    /// [`collect`](Requests::collect) has said that there is nothing left to be done.
     #[inline(never)]
-    pub(crate) unsafe fn send(&mut self, place: Place) {
-        let Some(entry) = self.entries.get_mut(usize::from(place.0)) else { return };
-        let State::InFlight(request) = &mut entry.state else { return };
-        let Wanted { operation, sector, buffer, .. } = request.wanted;
-        let (operation, buffer) = match request.block {
-            Some(block) if request.changed => (Operation::Write, self.bounce.bytes(block)),
+    pub(crate) unsafe fn send(&mut self, job: &mut Job) -> bool {
+        let mut sent = false;
+        while let Some(part) = self.plan(job) {
+            let wanted = job.next();
+            // SAFETY: as the caller promises; a block stays this request's until that has ended.
+            match unsafe { self.submit(&wanted, part.block, false) } {
+                Ok(token) => {
+                    self.note(job, token, part.block);
+                    sent = true;
+                }
+                Err(error) => self.refused(job, part.block, &error),
+            }
+        }
+        if sent {
+            self.disk.queue().commit();
+        }
+        self.is_done(job)
+    }
+
+    /// Whether the next request of a job can be put on the ring, as far as it is not the ring that decides.
+    #[inline(never)]
+    fn plan(&mut self, job: &mut Job) -> Option<Planned> {
+        if !job.has_more() || job.waits {
+            job.waits = false;
+            return None;
+        }
+        let place = job.place.or_else(|| self.calls.begin())?;
+        job.place = Some(place);
+        let is_first = self.calls.get(place).is_none_or(|call| call.in_flight == 0);
+        let wanted = job.next();
+        if !is_first && !self.line.is_empty() || self.is_blocked(&wanted) {
+            return None;
+        }
+        if wanted.part.is_none() {
+            return Some(Planned { block: None });
+        }
+        if wanted.is_edit() && self.disk.info().read_only {
+            self.refuse(job, &Error::ReadOnly);
+            return None;
+        }
+        Some(Planned { block: Some(self.bounce.take()?) })
+    }
+
+    /// Puts a request on the ring: of a part, for the whole block, which is written if it was `changed`.
+    ///
+    /// # Safety
+    ///
+    /// Its buffer, or its block, is valid for reads, and for writes if it is to be read into, and touched by nobody,
+    /// until the request has ended.
+    #[inline(always)]
+    unsafe fn submit(&mut self, wanted: &Wanted, block: Option<Block>, changed: bool) -> Result<Token, Error> {
+        let (operation, buffer) = match block {
+            Some(block) if changed => (Operation::Write, self.bounce.bytes(block)),
             Some(block) => (Operation::Read, self.bounce.bytes(block)),
-            None => (operation, buffer),
+            None => (wanted.operation, wanted.buffer),
         };
         let queue = self.disk.queue();
-        // SAFETY: as the caller promises; a block stays this request's until that has ended.
-        let sent = unsafe {
+        // SAFETY: as the caller promises.
+        unsafe {
             match operation {
-                Operation::Write => queue.submit_write_borrowed(sector, buffer),
-                Operation::Read => queue.submit_read_borrowed(sector, buffer),
-                _ => queue.submit_flush(),
+                Operation::Write => queue.submit_write_borrowed(wanted.sector, buffer),
+                Operation::Read => queue.submit_read_borrowed(wanted.sector, buffer),
+                _ => self.submit_flush(),
             }
-        };
-        match sent {
-            Ok(token) => {
-                queue.commit();
-                request.token = Some(token);
-                if let Some(of_slot) = self.of_slot.get_mut(usize::from(token.slot())) {
-                    *of_slot = place.0;
-                }
-            }
-            Err(error) => self.refuse(place, error),
         }
     }
 
+    /// Puts a flush on the ring.
+    #[inline(never)]
+    fn submit_flush(&mut self) -> Result<Token, Error> {
+        self.disk.queue().submit_flush()
+    }
+
+    /// Takes note of the next request of a job, which is on the ring now.
+    #[inline(never)]
+    fn note(&mut self, job: &mut Job, token: Token, block: Option<Block>) {
+        let Some(place) = job.place else { return };
+        let wanted = job.next();
+        self.edits += usize::from(wanted.is_edit());
+        if let Some(slot) = self.in_flight.get_mut(usize::from(token.slot())) {
+            *slot = Some(Request { call: place, wanted, token, block, changed: false, reissued: 0 });
+        }
+        if let Some(call) = self.calls.get(place) {
+            call.in_flight += 1;
+        }
+        job.advance();
+    }
+
+    /// The next request of a job did not get on the ring.
     #[cold]
     #[inline(never)]
-    fn refuse(&mut self, place: Place, error: Error) {
-        self.end(place, Err(error));
-    }
-
-    /// Takes note of what has become of a request that was sent. `false`: another one is to be planned in its stead.
-    #[inline(never)]
-    pub(crate) fn settle(&mut self, job: &mut Job, place: Place) -> bool {
-        let in_flight = self.disk.queue().in_flight() > 0;
-        let Some(entry) = self.entries.get_mut(usize::from(place.0)) else { return true };
-        let State::Ended(Err(error)) = entry.state else {
-            job.place = Some(place);
-            return true;
-        };
-        entry.state = State::Free;
-        self.free.push(place.0);
+    fn refused(&mut self, job: &mut Job, block: Option<Block>, error: &Error) {
+        if let Some(block) = block {
+            self.bounce.give_back(block);
+        }
         match error {
             // There will be room.
-            Error::QueueFull if in_flight => true,
-            Error::TooManySegments { .. } if job.shorten(self.block_bytes()) => false,
-            error => {
-                job.result = Err(error);
-                self.pass_on();
-                true
-            }
+            Error::QueueFull if self.disk.queue().in_flight() > 0 => job.waits = true,
+            Error::TooManySegments { .. } if job.shorten(self.block_bytes()) => {}
+            error => self.refuse(job, error),
         }
     }
 
-    /// Whoever was woken for room and does not need it leaves it to the next in line.
-    fn pass_on(&mut self) {
-        self.room = self.room.saturating_add(1);
+    /// The next request of a job cannot be made.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&mut self, job: &mut Job, error: &Error) {
+        if let Some(call) = job.place.and_then(|place| self.calls.get(place)) {
+            call.fail(error);
+        }
+        job.stop();
+        // It does not need its room: that is for the next in line.
+        self.line.make_room();
     }
 
     fn block_bytes(&self) -> usize {
@@ -283,40 +310,50 @@ impl<T: Transport, M: Memory, W> Requests<T, M, W> {
         }
         let block_sectors = (self.block_bytes() / SECTOR_BYTES) as u64;
         let (start, end) = wanted.sectors(block_sectors);
-        self.entries.iter().any(|entry| match &entry.state {
-            State::InFlight(InFlight { wanted: other, .. }) if other.operation == Operation::Write => {
-                let (other_start, other_end) = other.sectors(block_sectors);
-                (wanted.is_edit() || other.is_edit()) && start < other_end && other_start < end
-            }
-            _ => false,
+        self.in_flight.iter().flatten().map(|request| &request.wanted).any(|other| {
+            let (other_start, other_end) = other.sectors(block_sectors);
+            other.operation == Operation::Write
+                && (wanted.is_edit() || other.is_edit())
+                && start < other_end
+                && other_start < end
         })
     }
 
-    /// Lets a thread sleep until its request has ended, or, without one, until there is room. `prepare` says of it that
-    /// it waits; `None` where it cannot be left, or where nobody would wake it.
+    /// Lets a thread sleep until requests of its own have ended, or, without one in flight, until there is room.
+    /// `prepare` says of it that it waits; `None` where it cannot be left, or where nobody would wake it.
     #[inline(always)]
     pub(crate) fn register<V>(&mut self, job: &mut Job, prepare: impl FnOnce() -> Option<(W, V)>) -> Option<V> {
         // A device that is silent raises no interrupts.
         if !self.interrupts || self.unacknowledged {
             return None;
         }
-        if let Some(place) = job.place {
-            let entry = self.entries.get_mut(usize::from(place.0))?;
-            let (waiter, ticket) = prepare()?;
-            entry.waiter = Some(waiter);
-            return Some(ticket);
+        match job.place.and_then(|place| self.calls.get(place)) {
+            Some(call) if call.in_flight > 0 => {
+                let (waiter, ticket) = prepare()?;
+                call.sleep(waiter, job.has_more());
+                Some(ticket)
+            }
+            _ if !job.has_more() || !self.line.takes_more() => None,
+            _ => {
+                let (waiter, ticket) = prepare()?;
+                job.number = Some(self.line.enter(waiter));
+                Some(ticket)
+            }
         }
-        if self.line.len() >= LINE_MAX {
-            return None;
+    }
+
+    /// Ends a call for which nothing is left to be done.
+    #[inline(never)]
+    pub(crate) fn finish(&mut self, job: &mut Job) -> Result<(), Error> {
+        let Some(place) = job.place.take() else { return Ok(()) };
+        match self.calls.end(place) {
+            Err(Error::Cancelled { .. }) if job.gave_up => Err(Error::GaveUp),
+            result => result,
         }
-        let (waiter, ticket) = prepare()?;
-        self.line.push_back((self.next_number, waiter));
-        job.number = Some(self.next_number);
-        self.next_number = self.next_number.wrapping_add(1);
-        Some(ticket)
     }
 
     /// Takes note of one thing that the device has done.
+    #[inline(never)]
     pub(crate) fn notice(&mut self) -> Noticed<W> {
         if self.unacknowledged {
             self.recover();
@@ -324,91 +361,141 @@ impl<T: Transport, M: Memory, W> Requests<T, M, W> {
                 return Noticed::Nothing;
             }
         }
-        if self.room > 0 {
-            self.room -= 1;
-            match self.line.pop_front() {
-                Some((_, waiter)) => return Noticed::Wake(waiter),
-                None => self.room = 0,
-            }
+        if let Some(waiter) = self.line.call() {
+            return Noticed::Wake(waiter);
         }
-        let place = match self.next_answer() {
-            Answer::Ended(place) => place,
-            Answer::Changed(place) => {
-                // SAFETY: the block is this request's until that has ended.
-                unsafe { self.send(place) };
-                place
-            }
+        let call = match self.next_answer() {
+            Answer::Ended(call) => call,
+            Answer::Changed(slot) => match self.write_changed(slot) {
+                Some(failed) => failed,
+                None => return Noticed::Other,
+            },
             Answer::Unknown => return Noticed::Other,
             Answer::Nothing => return Noticed::Nothing,
-            Answer::Violation(violation) => return self.fail_all(violation),
+            Answer::Violation => {
+                self.recover_from_failure();
+                return if self.unacknowledged { Noticed::Nothing } else { Noticed::Other };
+            }
         };
-        match self.entries.get_mut(usize::from(place.0)) {
-            Some(Entry { state: State::Ended(_), waiter }) => waiter.take().map_or(Noticed::Other, Noticed::Wake),
-            _ => Noticed::Other,
+        match self.calls.get(call).and_then(|call| call.wake()) {
+            Some(waiter) => Noticed::Wake(waiter),
+            None => Noticed::Other,
         }
     }
 
-    /// What the device has said next. Nothing of it is larger than it must be: this is as deep as the stack goes.
+    /// What the device has said next.
     #[inline(never)]
     fn next_answer(&mut self) -> Answer {
-        let completion: Completion<NoBuffer> = match self.disk.queue().poll() {
-            Ok(Some(completion)) => completion,
-            Ok(None) => return Answer::Nothing,
-            Err(Error::Violation(violation)) => return Answer::Violation(violation),
-            // `poll` has no other.
-            Err(_) => return Answer::Nothing,
-        };
-        let slot = usize::from(completion.token.slot());
-        let Some(&index) = self.of_slot.get(slot) else { return Answer::Unknown };
-        let Some(Entry { state: State::InFlight(request), .. }) = self.entries.get_mut(usize::from(index)) else {
-            return Answer::Unknown;
-        };
-        if completion.result.is_ok() && request.go_on() {
-            return Answer::Changed(Place(index));
+        // Looked at where it is, and not taken apart: that would be another copy of it.
+        let polled = self.disk.queue().poll();
+        match &polled {
+            Ok(Some(Completion { token, result: Ok(()), .. })) => self.ended_well(token.slot()),
+            Ok(Some(Completion { token, result: Err(error), .. })) => self.ended_badly(token.slot(), error),
+            Ok(None) => Answer::Nothing,
+            Err(error) => violated(error),
         }
-        self.end(Place(index), completion.result);
-        Answer::Ended(Place(index))
     }
 
-    /// Takes note of a request that has ended.
-    fn end(&mut self, place: Place, result: Result<(), Error>) {
-        let Some(Entry { state, .. }) = self.entries.get_mut(usize::from(place.0)) else { return };
-        if let State::InFlight(InFlight { wanted, block, token, .. }) = state {
-            self.edits -= usize::from(wanted.is_edit());
-            block.iter().for_each(|&block| self.bounce.give_back(block));
-            self.room = self.room.saturating_add(usize::from(token.is_some()));
-        }
-        *state = State::Ended(result);
+    /// The device has done what was asked of it with a slot of the queue.
+    #[inline(never)]
+    fn ended_well(&mut self, slot: u16) -> Answer {
+        let place = self.in_flight.get_mut(usize::from(slot));
+        let Some(request) = place.and_then(Option::as_mut) else { return Answer::Unknown };
+        if request.go_on() { Answer::Changed(slot) } else { self.end(slot, None) }
     }
 
-    /// Gives a job's request up: the device is reset. The requests of others are issued again.
+    /// The device could not do what was asked of it.
+    #[cold]
+    #[inline(never)]
+    fn ended_badly(&mut self, slot: u16, error: &Error) -> Answer {
+        self.end(slot, Some(error))
+    }
+
+    /// Writes a block, a part of which was changed. If that cannot be, it has ended: returns the call.
+    #[inline(never)]
+    fn write_changed(&mut self, slot: u16) -> Option<Place> {
+        let request = self.in_flight.get(usize::from(slot)).and_then(Option::as_ref)?;
+        let (wanted, block) = (request.wanted, request.block);
+        // SAFETY: the block is this request's until that has ended.
+        match unsafe { self.submit(&wanted, block, true) } {
+            Ok(token) => {
+                self.disk.queue().commit();
+                self.moved(slot, token);
+                None
+            }
+            Err(error) => match self.ended_badly(slot, &error) {
+                Answer::Ended(call) => Some(call),
+                _ => None,
+            },
+        }
+    }
+
+    /// A request has got another slot.
+    #[inline(never)]
+    fn moved(&mut self, from: u16, token: Token) {
+        let request = self.in_flight.get_mut(usize::from(from)).and_then(Option::take);
+        if let Some(slot) = self.in_flight.get_mut(usize::from(token.slot())) {
+            *slot = request.map(|request| Request { token, ..request });
+        }
+    }
+
+    /// Takes note of the request of a slot, which has ended.
+    #[inline(never)]
+    fn end(&mut self, slot: u16, error: Option<&Error>) -> Answer {
+        let Some(slot) = self.in_flight.get_mut(usize::from(slot)) else { return Answer::Unknown };
+        let Some(request) = slot else { return Answer::Unknown };
+        let place = request.call;
+        self.edits -= usize::from(request.wanted.is_edit());
+        if let Some(block) = request.block {
+            self.bounce.give_back(block);
+        }
+        *slot = None;
+        self.line.make_room();
+        if let Some(call) = self.calls.get(place) {
+            call.in_flight -= 1;
+            if let Some(error) = error {
+                call.fail(error);
+            }
+        }
+        Answer::Ended(place)
+    }
+
+    /// Gives a job up. If the device has requests of it, it is reset; those of others are issued again.
     #[cold]
     #[inline(never)]
     pub(crate) fn give_up(&mut self, job: &mut Job) {
         job.gave_up = true;
-        let entry = job.place.and_then(|place| self.entries.get(usize::from(place.0)));
-        if let Some(Entry { state: State::InFlight(request), .. }) = entry {
-            if let Some(token) = request.token {
-                self.disk.queue().cancel(token);
+        let place = job.place;
+        if job.has_more() {
+            match place.or_else(|| self.calls.begin()).and_then(|place| {
+                job.place = Some(place);
+                self.calls.get(place)
+            }) {
+                Some(call) => call.fail(&Error::GaveUp),
+                None => return,
             }
+            job.stop();
+        }
+        let mut cancelled = false;
+        for request in self.in_flight.iter().flatten().filter(|request| Some(request.call) == place) {
+            cancelled |= self.disk.queue().cancel(request.token);
+        }
+        if cancelled {
             self.recover();
-        } else if job.place.is_none() {
-            job.result = Err(Error::GaveUp);
         }
     }
 
-    /// Gives all requests up, as the device broke the rules.
+    /// Resets a device that has failed. What was asked of it is asked again, unless it has failed too often at that.
     #[cold]
     #[inline(never)]
-    fn fail_all(&mut self, violation: Violation) -> Noticed<W> {
-        log::error!("virtio disk: {violation}; all that was asked of it fails");
-        for entry in &self.entries {
-            if let State::InFlight(InFlight { token: Some(token), .. }) = entry.state {
-                self.disk.queue().cancel(token);
+    fn recover_from_failure(&mut self) {
+        for request in self.in_flight.iter_mut().flatten() {
+            if request.reissued >= REISSUES_MAX {
+                self.disk.queue().cancel(request.token);
             }
+            request.reissued = request.reissued.saturating_add(1);
         }
         self.recover();
-        if self.unacknowledged { Noticed::Nothing } else { Noticed::Other }
     }
 
     /// Resets the device, and brings it up again.
@@ -427,7 +514,21 @@ impl<T: Transport, M: Memory, W> Requests<T, M, W> {
     }
 }
 
-impl InFlight {
+/// The device broke the rules.
+#[cold]
+#[inline(never)]
+fn violated(error: &Error) -> Answer {
+    match error {
+        Error::Violation(violation) => {
+            log::error!("virtio disk: {violation}");
+            Answer::Violation
+        }
+        // `poll` has no other.
+        _ => Answer::Nothing,
+    }
+}
+
+impl Request {
     /// Goes on with a part of a block when the device was successful. `true`: the block was read, was changed, and is
     /// to be written.
     fn go_on(&mut self) -> bool {
@@ -436,7 +537,7 @@ impl InFlight {
         };
         let (buffer, bytes) = (self.wanted.buffer.cast(), self.wanted.buffer.len());
         // SAFETY: a part lies inside of its block.
-        let part = unsafe { block.at(offset) };
+        let part = unsafe { block.at(offset as usize) };
         if self.wanted.operation != Operation::Write {
             // SAFETY: the thread's buffer is valid until its request has ended, and is none of the block; the device is
             // done with that, and nobody else has it.

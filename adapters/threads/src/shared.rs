@@ -1,5 +1,6 @@
 //! The disk that threads share: the loop of each call.
 
+use alloc::boxed::Box;
 use core::ptr::NonNull;
 
 use virtio_blk::{BlockFeatures, Error, Info, OpenError, Operation, Options, SECTOR_BYTES};
@@ -18,11 +19,14 @@ use crate::sleep::{Polling, Sleep};
 /// # When a thread gives up, or the device fails
 ///
 /// When [`Sleep::pause`] gives up, the device is reset; the call fails with [`Error::GaveUp`], and the requests of other
-/// threads are issued again. When the device breaks the rules of the ring, it is reset, and every request that was in
-/// flight fails with [`Error::Cancelled`]. Either way the disk can be used again, if the device comes up. A device that
-/// does not even acknowledge a reset keeps the calls whose buffers it has, as it may still write to them.
+/// threads are issued again. When the device breaks the rules of the ring, or asks for a reset, it is reset, and all
+/// requests are issued again: their threads notice nothing, but that a flush fails with [`Error::FlushInDoubt`]. A
+/// request that is in flight while the device fails again and again, more than three times, is given up with
+/// [`Error::Cancelled`]. Either way the disk can be used again, if the device comes up. A device that does not even
+/// acknowledge a reset keeps the calls whose buffers it has, as it may still write to them.
 pub struct SharedDisk<T: SendTransport, M: Memory + Send, L: Lock, S: Sleep = Polling> {
-    requests: L::Mutex<Requests<T, M, S::Waiter>>,
+    /// On the heap: disks are moved when they are opened, on stacks that are small.
+    requests: L::Mutex<Box<Requests<T, M, S::Waiter>>>,
     sleep: S,
 }
 
@@ -138,7 +142,7 @@ impl<T: SendTransport, M: Memory + Send, L: Lock, S: Sleep> SharedDisk<T, M, L, 
     }
 
     fn with<R>(&self, body: impl FnOnce(&mut Requests<T, M, S::Waiter>) -> R) -> R {
-        L::with(&self.requests, body)
+        L::with(&self.requests, |requests| body(requests))
     }
 
     /// Reads or writes whole blocks.
@@ -162,14 +166,27 @@ impl<T: SendTransport, M: Memory + Send, L: Lock, S: Sleep> SharedDisk<T, M, L, 
     }
 
     /// Takes note of what the device has done, and wakes the threads that wait for it.
+    #[inline(never)]
     fn deliver(&self) {
         loop {
             match self.with(Requests::notice) {
-                Noticed::Wake(waiter) => self.sleep.wake(waiter),
+                Noticed::Wake(waiter) => self.wake(waiter),
                 Noticed::Other => {}
                 Noticed::Nothing => return,
             }
         }
+    }
+
+    /// Says of the running thread that it waits. As below, it has what it needs of the stack for itself.
+    #[inline(never)]
+    fn prepare(&self) -> Option<(S::Waiter, S::Ticket)> {
+        self.sleep.prepare()
+    }
+
+    /// Wakes a thread. What that needs of the stack is not in the way of what notices.
+    #[inline(never)]
+    fn wake(&self, waiter: S::Waiter) {
+        self.sleep.wake(waiter);
     }
 
     /// Does a job to its end. The job is made here, in the one place of the stack where there is room for it.
@@ -211,11 +228,7 @@ impl<T: SendTransport, M: Memory + Send, L: Lock, S: Sleep> SharedDisk<T, M, L, 
                 self.with(|requests| requests.give_up(&mut running.job));
             }
         }
-        if running.job.result.is_err() {
-            // The next in line may have the room.
-            self.deliver();
-        }
-        running.job.result
+        running.finish()
     }
 }
 
@@ -226,52 +239,58 @@ struct Running<'a, T: SendTransport, M: Memory + Send, L: Lock, S: Sleep> {
 }
 
 impl<T: SendTransport, M: Memory + Send, L: Lock, S: Sleep> Running<'_, T, M, L, S> {
-    /// Looks what has become of the request in flight, and submits the next one.
+    /// Looks what has become of the requests in flight, and sends further ones.
     ///
     /// # Safety
     ///
     /// As for [`SharedDisk::run`], until this was dropped.
-    #[inline]
+    #[inline(never)]
     unsafe fn look(&mut self) -> Next<S::Ticket> {
         let Self { disk, job } = self;
         disk.with(|requests| {
             if requests.collect(job) {
                 return Next::Return;
             }
-            while job.place.is_none() {
-                let Some(place) = requests.plan(job) else { break };
-                // SAFETY: as the caller promises.
-                unsafe { requests.send(place) };
-                if requests.settle(job, place) {
-                    break;
-                }
-            }
-            if job.result.is_err() {
+            // SAFETY: as the caller promises.
+            if unsafe { requests.send(job) } {
                 return Next::Return;
             }
-            match requests.register(job, || disk.sleep.prepare()) {
+            match requests.register(job, || disk.prepare()) {
                 Some(ticket) => Next::Sleep(ticket),
                 None => Next::Look,
             }
         })
     }
-}
 
-impl<T: SendTransport, M: Memory + Send, L: Lock, S: Sleep> Running<'_, T, M, L, S> {
-    #[cold]
-    #[inline(never)]
-    fn wait_for_device(&mut self) {
-        while self.job.place.is_some() {
+    /// How the call ends, for which nothing is left to be done.
+    #[inline(always)]
+    fn finish(&mut self) -> Result<(), Error> {
+        let result = self.disk.with(|requests| requests.finish(&mut self.job));
+        if result.is_err() {
+            // The next in line may have the room.
             self.disk.deliver();
-            self.disk.with(|requests| requests.collect(&mut self.job));
         }
+        result
     }
 }
 
 impl<T: SendTransport, M: Memory + Send, L: Lock, S: Sleep> Drop for Running<'_, T, M, L, S> {
     fn drop(&mut self) {
         if self.job.place.is_some() {
-            self.wait_for_device();
+            self.abandon();
         }
+    }
+}
+
+impl<T: SendTransport, M: Memory + Send, L: Lock, S: Sleep> Running<'_, T, M, L, S> {
+    /// Ends a call while the kernel unwinds: when the device has let go of the buffer.
+    #[cold]
+    #[inline(never)]
+    fn abandon(&mut self) {
+        self.job.stop();
+        while !self.disk.with(|requests| requests.collect(&mut self.job)) {
+            self.disk.deliver();
+        }
+        let _ = self.finish();
     }
 }

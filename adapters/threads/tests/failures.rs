@@ -3,7 +3,7 @@
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use common::{
@@ -109,15 +109,57 @@ fn a_completion_that_nobody_waits_for_resets_the_device_and_the_disk_goes_on() {
     memory.assert_clean();
 }
 
+/// The next request is answered with the number of one that is not in flight.
+fn break_the_rules(device: &BlockDevice) {
+    device.faults(|faults| faults.next.push_back(Outcome { id: Some(99), ..Outcome::HONEST }));
+}
+
 #[test]
-fn what_is_in_flight_fails_when_the_device_breaks_the_rules() {
+fn what_is_in_flight_is_asked_for_again_when_the_device_breaks_the_rules() {
     let memory = ScatterMemory::new();
     let device = BlockDevice::builder().mode(Mode::Immediate).build(&memory);
     let disk = polled(&device, &memory);
-    for write_at in [false, true] {
-        device.faults(|faults| faults.next.push_back(Outcome { id: Some(99), ..Outcome::HONEST }));
-        let result = if write_at { disk.write_at(5, &[1; 9]).map(drop) } else { disk.write(0, &[1; 512]) };
-        assert!(matches!(result, Err(Error::Cancelled { .. })), "{result:?}");
+    break_the_rules(&device);
+    assert_eq!(disk.write(0, &[1; 512]), Ok(()));
+    break_the_rules(&device);
+    assert_eq!(disk.write_at(5, &[2; 9]), Ok(9), "when the block is read");
+    device.faults(|faults| faults.next.push_back(Outcome::HONEST));
+    break_the_rules(&device);
+    assert_eq!(disk.write_at(600, &[3; 9]), Ok(9), "when it is written");
+    let mut found = [0; 1024];
+    break_the_rules(&device);
+    assert_eq!(disk.read(0, &mut found), Ok(()));
+    let mut wanted = [[1; 512], [0; 512]].concat();
+    wanted[5..14].fill(2);
+    wanted[600..609].fill(3);
+    assert!(found == *wanted);
+    break_the_rules(&device);
+    assert_eq!(disk.flush(), Err(Error::FlushInDoubt));
+    assert_eq!(disk.flush(), Ok(()));
+    assert_eq!(device.counts().resets, 1 + 5 * RECOVERY);
+    drop(disk);
+    device.assert_conformant();
+    memory.assert_clean();
+}
+
+#[test]
+fn what_the_device_fails_at_again_and_again_is_given_up() {
+    let memory = ScatterMemory::new();
+    let device = BlockDevice::builder().mode(Mode::Immediate).build(&memory);
+    let disk = polled(&device, &memory);
+    for round in 1..=3 {
+        device.faults(|faults| faults.outcome = Outcome { id: Some(99), ..Outcome::HONEST });
+        let cancelled = |operation, sector| Error::Cancelled { operation, sector };
+        let failed = match round {
+            1 => (disk.write(1, &[1; 512]), cancelled(Operation::Write, 1)),
+            2 => (disk.read(2, &mut [0; 512]), cancelled(Operation::Read, 2)),
+            _ => (disk.write_at(5, &[1; 9]).map(drop), cancelled(Operation::Write, 0)),
+        };
+        // The block of a part is read first.
+        let wanted = if round == 3 { cancelled(Operation::Read, 0) } else { failed.1 };
+        assert_eq!(failed.0, Err(wanted));
+        assert_eq!(device.counts().resets, 1 + round * 4 * RECOVERY, "once, and three times more");
+        device.faults(|faults| faults.outcome = Outcome::HONEST);
         assert_eq!(disk.write_at(5, &[2; 9]), Ok(9));
     }
     drop(disk);
@@ -126,36 +168,65 @@ fn what_is_in_flight_fails_when_the_device_breaks_the_rules() {
 }
 
 #[test]
-fn threads_that_sleep_are_told_when_the_device_breaks_the_rules() {
+fn threads_that_sleep_notice_nothing_when_the_device_breaks_the_rules() {
+    const THREADS: u64 = if cfg!(miri) { 3 } else { 8 };
     let memory = ScatterMemory::new();
     let device = concurrent_device().capacity(64).build(&memory);
-    let disk = open(&device, &memory, Parking::default(), &Options { queue_size: 4, ..defaults() });
+    let parking = Parking::default();
+    let disk = open(&device, &memory, parking.clone(), &Options { queue_size: 4, ..defaults() });
     disk.use_interrupts();
-    let (failed, done) = (AtomicU64::new(0), AtomicU64::new(0));
     device.faults(|faults| {
-        faults.next.extend([Outcome::HONEST; 20]);
-        faults.next.push_back(Outcome { id: Some(99), ..Outcome::HONEST });
+        for _ in 0..3 {
+            faults.next.extend([Outcome::HONEST; 15]);
+            faults.next.push_back(Outcome { id: Some(99), ..Outcome::HONEST });
+        }
     });
     beside_the_device(&device, &disk, || {
         thread::scope(|scope| {
-            for number in 0..if cfg!(miri) { 3 } else { 8_u64 } {
-                let (disk, failed, done) = (&disk, &failed, &done);
+            for number in 0..THREADS {
+                let disk = &disk;
                 scope.spawn(move || {
-                    for _ in 0..10 {
-                        match disk.write(number, &[number as u8; 512]) {
-                            Ok(()) => done.fetch_add(1, Ordering::Relaxed),
-                            Err(Error::Cancelled { .. }) => failed.fetch_add(1, Ordering::Relaxed),
-                            Err(error) => panic!("{error}"),
-                        };
+                    for round in 0..10 {
+                        assert_eq!(disk.write(number, &[round; 512]), Ok(()));
+                        let mut found = [0; 512];
+                        assert_eq!(disk.read(number, &mut found), Ok(()));
+                        assert_eq!(found, [round; 512]);
                     }
                 });
             }
         });
     });
-    let (failed, done) = (failed.into_inner(), done.into_inner());
-    assert!((1..=4).contains(&failed), "{failed} failed, {done} did not: at most what was in flight");
+    assert_eq!(device.counts().resets, 1 + 3 * RECOVERY);
+    assert_eq!(parking.pauses(), 0, "nobody looked again and again");
     drop(disk);
     device.assert_conformant();
+    memory.assert_clean();
+}
+
+#[test]
+fn threads_that_sleep_are_told_when_the_device_does_not_come_back() {
+    let memory = ScatterMemory::new();
+    let device = concurrent_device().capacity(64).build(&memory);
+    let disk = open(&device, &memory, Parking::default(), &defaults());
+    disk.use_interrupts();
+    device.faults(|faults| faults.hold = true);
+    beside_the_device(&device, &disk, || {
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| disk.read(8, &mut [0; 512]));
+            let writer = scope.spawn(|| disk.write_at(700, &[9; 5]));
+            while device.held() < 2 {
+                thread::yield_now();
+            }
+            // After its reset it comes up with other features.
+            device.faults(|faults| faults.refuse_features = true);
+            device.needs_reset();
+            let gone = |sector| Error::GivenUp { operation: Operation::Read, sector };
+            assert_eq!(reader.join().unwrap(), Err(gone(8)));
+            assert_eq!(writer.join().unwrap(), Err(gone(1)));
+        });
+    });
+    assert_eq!(disk.read(0, &mut [0; 512]), Err(Error::Stopped));
+    drop(disk);
     memory.assert_clean();
 }
 

@@ -31,8 +31,8 @@ use crate::{
 
 /// The most that a call of the adapter may need of a stack: rCore and Alien have 8 KiB.
 const STACK_MAX_BYTES: u64 = 1024;
-/// The most that opening the disk may need, which kernels do on the stack that they boot on.
-const OPEN_MAX_BYTES: u64 = 8192;
+/// The most that opening the disk may need, the search of the device tree included.
+const OPEN_MAX_BYTES: u64 = 3584;
 
 /// How the calls of a kernel wait for the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,7 +35,7 @@ use virtio_blk_alien::{Disk, OpenError, Sleep, probe_virtio};
 
 use disks::{Alien, Both, PollingDisk, SLEPT, SleepingDisk};
 use mini::{
-    memory::STACK_BYTES,
+    memory::BOOT_STACK_BYTES,
     metered::{Metered, Peak},
     stack,
 };
@@ -101,7 +101,7 @@ fn find<S: Sleep + Default, D>(device_tree: &[u8], wrap: impl FnOnce(Disk<Alien,
     for slot in probe_virtio(device_tree).ok().context("the device tree is damaged")? {
         // SAFETY: device registers are mapped at their physical address, and nobody else uses them.
         let open = || unsafe { Disk::open(slot.base_addr) };
-        match peak.measure(stack::pointer() - STACK_BYTES, open) {
+        match peak.measure(stack::pointer() - BOOT_STACK_BYTES, open) {
             Ok(disk) => {
                 peak.report("open");
                 report!(Report::Disk { address: slot.base_addr as u64, capacity_sectors: disk.capacity() as u64 });

@@ -6,7 +6,7 @@ use testing_guest::{Arguments, Report};
 
 use super::{
     super::{console, plic, power, time, trap},
-    interrupts, memory,
+    interrupts, memory, stack,
 };
 
 /// Sets everything up, and ends the machine after `work`.
@@ -50,5 +50,6 @@ fn start(device_tree: *const u8, work: fn(&Arguments, &[u8]) -> anyhow::Result<(
     let arguments: Arguments = line.parse().context("the kernel's command line (QEMU's -append)")?;
     console::set_level(&arguments.log)?;
     report!(Report::Started { demo: arguments.demo.clone() });
+    stack::check(stack::pointer() - memory::BOOT_STACK_BYTES)?;
     work(&arguments, blob)
 }

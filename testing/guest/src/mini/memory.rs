@@ -18,7 +18,7 @@ use buddy_system_allocator::LockedHeap;
 use fdt::Fdt;
 use riscv::register::satp;
 
-use super::{interrupts::Off, masked::Masked};
+use super::{interrupts::Off, masked::Masked, stack::unmeasured};
 
 /// The size of a page and of a frame, in bytes.
 pub(crate) const PAGE: usize = 4096;
@@ -37,6 +37,8 @@ const STACK_FRAMES: usize = 512;
 const STACK_PAGES: usize = 2;
 /// The size of a stack in bytes.
 pub(crate) const STACK_BYTES: usize = STACK_PAGES * PAGE;
+/// How much is looked at of the stack that the kernel boots on, which is larger: what is too much is to be seen, too.
+pub(crate) const BOOT_STACK_BYTES: usize = 64 << 10;
 /// How many stacks there are.
 pub(crate) const STACK_COUNT: usize = STACK_FRAMES / STACK_PAGES;
 
@@ -77,16 +79,22 @@ static HEAP: Heap = Heap(LockedHeap::empty());
 
 // SAFETY: the inner allocator holds to it.
 unsafe impl GlobalAlloc for Heap {
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _off = Off::new();
-        // SAFETY: as the caller promises.
-        unsafe { self.0.alloc(layout) }
+        unmeasured(|| {
+            let _off = Off::new();
+            // SAFETY: as the caller promises.
+            unsafe { self.0.alloc(layout) }
+        })
     }
 
+    #[inline(never)]
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        let _off = Off::new();
-        // SAFETY: as the caller promises.
-        unsafe { self.0.dealloc(start, layout) }
+        unmeasured(|| {
+            let _off = Off::new();
+            // SAFETY: as the caller promises.
+            unsafe { self.0.dealloc(start, layout) }
+        });
     }
 }
 
@@ -194,14 +202,21 @@ pub(crate) fn stack_bottom(number: usize) -> usize {
     STACKS + number * (STACK_PAGES + 1) * PAGE + PAGE
 }
 
+/// Which stack an address is on; `None` if it is on none of these.
+pub(crate) fn stack_number(address: usize) -> Option<usize> {
+    let number = address.checked_sub(STACKS + PAGE)? / ((STACK_PAGES + 1) * PAGE);
+    (number < STACK_COUNT).then_some(number)
+}
+
 /// Where the kernel finds a physical address.
 pub(crate) fn phys_to_virt(physical: usize) -> usize {
     LINEAR + physical
 }
 
 /// Where an address of the kernel is in physical memory.
+#[inline(never)]
 pub(crate) fn virt_to_phys(address: usize) -> Option<usize> {
-    TABLES.with(|tables| tables.translate(address))
+    unmeasured(|| TABLES.with(|tables| tables.translate(address)))
 }
 
 fn layout(pages: usize) -> Option<Layout> {
@@ -209,10 +224,13 @@ fn layout(pages: usize) -> Option<Layout> {
 }
 
 /// Takes contiguous pages, and returns their physical address.
+#[inline(never)]
 pub(crate) fn allocate_contiguous(pages: usize) -> Option<usize> {
-    let _off = Off::new();
-    let start = CONTIGUOUS.lock().alloc(layout(pages)?).ok()?;
-    Some(start.addr().get() - LINEAR)
+    let start = unmeasured(|| {
+        let _off = Off::new();
+        CONTIGUOUS.lock().alloc(layout(pages)?).ok()
+    });
+    Some(start?.addr().get() - LINEAR)
 }
 
 /// Gives contiguous pages back.
@@ -220,11 +238,14 @@ pub(crate) fn allocate_contiguous(pages: usize) -> Option<usize> {
 /// # Safety
 ///
 /// [`allocate_contiguous`] returned them for as many pages, and nobody uses them any more.
+#[inline(never)]
 pub(crate) unsafe fn free_contiguous(physical: usize, pages: usize) {
     let start = NonNull::new(core::ptr::with_exposed_provenance_mut(LINEAR + physical));
     if let (Some(start), Some(layout)) = (start, layout(pages)) {
-        let _off = Off::new();
-        // SAFETY: as the caller promises.
-        unsafe { CONTIGUOUS.lock().dealloc(start, layout) };
+        unmeasured(|| {
+            let _off = Off::new();
+            // SAFETY: as the caller promises.
+            unsafe { CONTIGUOUS.lock().dealloc(start, layout) };
+        });
     }
 }

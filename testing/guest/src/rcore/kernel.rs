@@ -36,7 +36,7 @@ use testing_guest::{
 
 use disks::{EasyDisk, RcoreFsDisk};
 use mini::{
-    memory::STACK_BYTES,
+    memory::BOOT_STACK_BYTES,
     metered::{Metered, Peak},
     stack,
     volume::Sectors,
@@ -99,7 +99,7 @@ fn work(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<()> {
 /// Opens a disk, and measures how much of the stack that needs.
 fn opened<D, E: core::error::Error + Send + Sync + 'static>(open: impl FnOnce() -> Result<D, E>) -> anyhow::Result<D> {
     let peak = Peak::new();
-    let disk = peak.measure(stack::pointer() - STACK_BYTES, open).context("opening the disk")?;
+    let disk = peak.measure(stack::pointer() - BOOT_STACK_BYTES, open).context("opening the disk")?;
     peak.report("open");
     Ok(disk)
 }

@@ -106,7 +106,10 @@ pub(super) mod shim {
     use core::sync::atomic::{AtomicBool, Ordering};
 
     use super::{
-        super::mini::threads::{self, Thread},
+        super::mini::{
+            stack::unmeasured,
+            threads::{self, Thread},
+        },
         arch,
     };
 
@@ -144,21 +147,30 @@ pub(super) mod shim {
     }
 
     /// The task that runs.
+    #[inline(never)]
     pub(in super::super) fn take_current_task() -> Option<Arc<dyn KTask>> {
-        let task = Task { thread: threads::current()?, waits: AtomicBool::new(false) };
-        Some(Arc::new(task))
+        unmeasured(|| {
+            let task = Task { thread: threads::current()?, waits: AtomicBool::new(false) };
+            Some(Arc::new(task) as Arc<dyn KTask>)
+        })
     }
 
     /// Puts a task to those that are ready.
+    #[inline(never)]
     pub(in super::super) fn put_task(task: Arc<dyn KTask>) {
-        threads::make_ready(task.thread());
+        unmeasured(|| threads::make_ready(task.thread()));
     }
 
     /// Leaves the task that runs. If it does not wait, it is ready at once.
     ///
     /// Interrupts are off: between saying that it waits and this, nobody must wake it. The loop that looks for the next
     /// task takes them.
+    #[inline(never)]
     pub(in super::super) fn schedule_now(task: Arc<dyn KTask>) {
+        unmeasured(|| leave(task));
+    }
+
+    fn leave(task: Arc<dyn KTask>) {
         assert!(!arch::is_interrupt_enable(), "somebody could have woken the task before it was left");
         let thread = task.thread();
         if !task.waits() {

@@ -10,6 +10,7 @@ use core::{
 use super::mini::{
     interrupts::Off,
     memory,
+    stack::unmeasured,
     threads::{self, Context, Thread},
 };
 
@@ -81,24 +82,31 @@ impl Condvar {
     }
 
     /// Wakes the task that has waited longest.
+    #[inline(never)]
     pub(super) fn signal(&self) {
-        if let Some(thread) = self.waiting.exclusive_access().pop_front() {
-            threads::make_ready(thread);
-        }
+        unmeasured(|| {
+            if let Some(thread) = self.waiting.exclusive_access().pop_front() {
+                threads::make_ready(thread);
+            }
+        });
     }
 
     /// Says that the task that runs waits. It goes on until it is [left](schedule).
+    #[inline(never)]
     pub(super) fn wait_no_sched(&self) -> *mut TaskContext {
-        let thread = threads::current().expect("a task runs");
-        let context = thread.context();
-        self.waiting.exclusive_session(|waiting| waiting.push_back(thread));
-        context
+        unmeasured(|| {
+            let thread = threads::current().expect("a task runs");
+            let context = thread.context();
+            self.waiting.exclusive_session(|waiting| waiting.push_back(thread));
+            context
+        })
     }
 }
 
 /// Leaves the task that runs.
+#[inline(never)]
 pub(super) fn schedule(context: *mut TaskContext) {
-    threads::switch_away(context);
+    unmeasured(|| threads::switch_away(context));
 }
 
 /// Whether tasks run.
