@@ -1,7 +1,7 @@
 //! A disk with one queue: all that most kernels need.
 
 use core::fmt;
-use core::mem::{ManuallyDrop, MaybeUninit};
+use core::mem::ManuallyDrop;
 
 use virtio_transport::{Transport, Wait};
 use virtqueue::{Memory, RingFormat, Split};
@@ -89,58 +89,14 @@ impl<T: Transport, M: Memory, B: Buffer, R: RingFormat> Disk<T, M, B, R> {
         options: &Options,
         wait: &mut impl Wait,
     ) -> Result<Self, OpenError> {
-        let (mut place, mut scratch) = (MaybeUninit::uninit(), MaybeUninit::uninit());
-        Self::open_in(&mut place, &mut scratch, ring, transport, memory, options, wait)?;
-        // SAFETY: it was made there just now.
-        Ok(unsafe { place.assume_init() })
+        let mut setup = Setup::negotiate_with(ring, transport, memory, options, wait)?;
+        let queue = setup.add_queue()?;
+        setup.start_disk(queue)
     }
 
-    /// As [`open_with`](Disk::open_with), where the disk is to stay, and with `scratch` for what is needed meanwhile: for
-    /// a small stack. Nothing is left in `scratch`, and with an error nothing in `place`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`open_with`](Disk::open_with).
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use std::boxed::Box;
-    ///
-    /// use virtio_blk::{Disk, OpenError, Options, Split};
-    /// use virtio_transport::{Spin, Transport};
-    /// use virtqueue::Memory;
-    ///
-    /// fn open<T: Transport, M: Memory>(transport: T, memory: M) -> Result<Box<Disk<T, M>>, OpenError> {
-    ///     let (mut place, mut scratch) = (Box::new_uninit(), Box::new_uninit());
-    ///     Disk::open_in(&mut place, &mut scratch, Split, transport, memory, &Options::default(), &mut Spin)?;
-    ///     // SAFETY: the disk was opened there.
-    ///     Ok(unsafe { place.assume_init() })
-    /// }
-    /// ```
-    pub fn open_in<'p>(
-        place: &'p mut MaybeUninit<Self>,
-        scratch: &mut MaybeUninit<Setup<T, M, R>>,
-        ring: R,
-        transport: T,
-        memory: M,
-        options: &Options,
-        wait: &mut impl Wait,
-    ) -> Result<&'p mut Self, OpenError> {
-        let at = place.as_mut_ptr();
-        let setup = Setup::negotiate_in(scratch, ring, transport, memory, options, wait)?;
-        // SAFETY: a field of the disk's, where nothing is, and which nobody else uses.
-        let queue = unsafe { &mut *(&raw mut (*at).queue).cast::<MaybeUninit<Queue<M, T::Notifier, B, R>>>() };
-        if let Err(error) = setup.add_queue_in(queue) {
-            // SAFETY: it was made there, and is not used any more.
-            unsafe { scratch.assume_init_drop() };
-            return Err(error);
-        }
-        // SAFETY: it was made there, and is taken from there. The place is the disk's other field: then it is complete.
-        unsafe {
-            Setup::start_in(setup, &mut *(&raw mut (*at).device).cast());
-            Ok(place.assume_init_mut())
-        }
+    /// A disk of a device that runs, and its only queue.
+    pub(crate) fn new(device: Device<T, M>, queue: Queue<M, T::Notifier, B, R>) -> Self {
+        Self { device, queue }
     }
 
     /// What the disk said of itself when it was opened.

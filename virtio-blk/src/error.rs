@@ -49,6 +49,8 @@ pub enum OpenError {
         /// How many there are.
         queues: u16,
     },
+    /// The queue is not the one queue of this device.
+    ForeignQueue,
     /// The kernel has no memory for what the driver keeps for itself.
     Memory(MemoryError),
     /// The queue could not be made.
@@ -77,6 +79,9 @@ impl fmt::Display for OpenError {
                 write!(f, "queue {queue} can have {max} entries, expected at least 4")
             }
             Self::NoMoreQueues { queues } => write!(f, "all {queues} queues of the disk are set up"),
+            Self::ForeignQueue => {
+                write!(f, "the queue is not the only one that was set up for this device; a disk takes that one")
+            }
             Self::Memory(error) => write!(f, "{error}"),
             Self::QueueSetup(error) => write!(f, "{error}"),
             Self::Queue(error) => write!(f, "{error}"),

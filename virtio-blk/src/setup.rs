@@ -1,23 +1,22 @@
 //! A disk that is being opened: features are negotiated, queues are not all set up yet.
 
 use core::marker::PhantomData;
-use core::mem::MaybeUninit;
 
 use virtio_spec::Features;
 use virtio_spec::block::BlockFeatures;
 use virtio_spec::split_ring::MAX_QUEUE_SIZE;
 use virtio_transport::{
-    ConfigError, ConfigSpace, DeviceType, Interface, Negotiation, Notifier, QueueConfig, QueueError, QueueSetup,
-    Transport, Wait,
+    DeviceType, Interface, Negotiation, Notifier, QueueConfig, QueueError, QueueSetup, Transport, Wait,
 };
 use virtqueue::{Memory, MemoryError, Queue as Ring, RingFormat, Settings, Split};
 
 use crate::buffer::Buffer;
 use crate::device::Device;
+use crate::disk::Disk;
 use crate::epoch::Epoch;
 use crate::error::OpenError;
 use crate::features::FeatureSet;
-use crate::info::{Info, RawInfo};
+use crate::info::Info;
 use crate::limits::Limits;
 use crate::options::Options;
 use crate::queue::Queue;
@@ -63,43 +62,16 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
     ///
     /// Those of [`negotiate`](Setup::negotiate). A form of ring that the device does not offer is a missing feature.
     pub fn negotiate_with(
-        ring: R,
-        transport: T,
-        memory: M,
-        options: &Options,
-        wait: &mut impl Wait,
-    ) -> Result<Self, OpenError> {
-        let mut place = MaybeUninit::uninit();
-        Self::negotiate_in(&mut place, ring, transport, memory, options, wait)?;
-        // SAFETY: it was made there just now.
-        Ok(unsafe { place.assume_init() })
-    }
-
-    /// As [`negotiate_with`](Setup::negotiate_with), where the value is to stay. With an error, nothing is there.
-    #[inline(always)]
-    pub(crate) fn negotiate_in<'p>(
-        place: &'p mut MaybeUninit<Self>,
         _ring: R,
         transport: T,
         memory: M,
         options: &Options,
         wait: &mut impl Wait,
-    ) -> Result<&'p mut Self, OpenError> {
+    ) -> Result<Self, OpenError> {
         let (device, accepted) = Self::agree(transport, options, wait)?;
-        let at = place.as_mut_ptr();
-        // SAFETY: a field of the value's, which needs no drop.
-        unsafe { Self::read_info(&device, accepted, &mut *(&raw mut (*at).info).cast()) }?;
+        let info = Self::read_info(&device, accepted)?;
         let epoch = Epoch::new(memory.clone()).map_err(no_memory)?;
-        // SAFETY: the other fields; then it is complete.
-        let setup = unsafe {
-            (&raw mut (*at).device).write(device);
-            (&raw mut (*at).format).write(PhantomData);
-            (&raw mut (*at).options).write(*options);
-            (&raw mut (*at).next_queue).write(0);
-            (&raw mut (*at).memory).write(memory);
-            (&raw mut (*at).epoch).write(epoch);
-            place.assume_init_mut()
-        };
+        let setup = Self { device, format: PhantomData, info, options: *options, next_queue: 0, memory, epoch };
         setup.tell();
         Ok(setup)
     }
@@ -153,35 +125,14 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
 
     /// What the disk says of itself.
     #[inline(never)]
-    fn read_info(device: &QueueSetup<T>, accepted: FeatureSet, place: &mut MaybeUninit<Info>) -> Result<(), OpenError> {
-        // Whether two readings are the same is seen by their numbers: there is one of them on the stack, not several.
-        let (mut raw, mut number) = (None, 0_u32);
-        device.read_config(|config| {
-            number = number.wrapping_add(u32::from(Self::read_raw(accepted, config, &mut raw)?));
-            Ok(number)
-        })?;
-        if let Some(raw) = &raw {
-            place.write(Info::new(accepted, raw)?);
-        }
-        Ok(())
+    fn read_info(device: &QueueSetup<T>, accepted: FeatureSet) -> Result<Info, OpenError> {
+        let raw = device.read_config(|config| Info::read(accepted, config))?;
+        Info::new(accepted, &raw)
     }
 
     #[inline(never)]
     fn tell(&self) {
         log::debug!("virtio disk: {} sectors, features {}", self.info.capacity_sectors, self.info.features);
-    }
-
-    /// Reads the same as the device has it. Whether it is not what was there before.
-    #[inline(never)]
-    fn read_raw(
-        accepted: FeatureSet,
-        config: &ConfigSpace<'_, T>,
-        raw: &mut Option<RawInfo>,
-    ) -> Result<bool, ConfigError> {
-        let read = Some(Info::read(accepted, config)?);
-        let changed = *raw != read;
-        *raw = read;
-        Ok(changed)
     }
 
     /// What the disk says of itself.
@@ -201,49 +152,28 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
     /// [`OpenError::NoMoreQueues`]; [`OpenError::QueueTooSmall`]; [`OpenError::QueueSetup`] when the kernel has no
     /// memory for it; [`OpenError::Queue`] when the device does not take it.
     pub fn add_queue<B: Buffer>(&mut self) -> Result<Queue<M, T::Notifier, B, R>, OpenError> {
-        let mut place = MaybeUninit::uninit();
-        self.add_queue_in(&mut place)?;
-        // SAFETY: it was made there just now.
-        Ok(unsafe { place.assume_init() })
-    }
-
-    /// As [`add_queue`](Setup::add_queue), where the queue is to stay. With an error, nothing is there.
-    #[inline(never)]
-    pub(crate) fn add_queue_in<B: Buffer>(
-        &mut self,
-        place: &mut MaybeUninit<Queue<M, T::Notifier, B, R>>,
-    ) -> Result<(), OpenError> {
         let index = self.next_queue;
         let queues = self.num_queues();
         if index >= queues {
             return Err(OpenError::NoMoreQueues { queues });
         }
         let settings = self.settings(index)?;
-        let queue = self.make_queue(place, index, settings)?;
-        if let Err(error) = enable(queue, |config| self.device.enable_queue(config)) {
-            // SAFETY: it was made, and is not used any more.
-            unsafe { place.assume_init_drop() };
-            return Err(error.into());
+        // Looked at where it is: it is large, and stacks are small.
+        let mut made = self.make_queue(index, settings);
+        if let Ok(queue) = &mut made {
+            enable(queue, |config| self.device.enable_queue(config))?;
+            self.next_queue += 1;
         }
-        self.next_queue += 1;
-        Ok(())
+        made
     }
 
     /// Makes a queue that the device knows nothing of.
     #[inline(never)]
-    fn make_queue<'p, B: Buffer>(
-        &self,
-        place: &'p mut MaybeUninit<Queue<M, T::Notifier, B, R>>,
-        index: u16,
-        settings: Settings,
-    ) -> Result<&'p mut Queue<M, T::Notifier, B, R>, OpenError> {
+    fn make_queue<B: Buffer>(&self, index: u16, settings: Settings) -> Result<Queue<M, T::Notifier, B, R>, OpenError> {
         let limits = Limits::new(&self.info, settings.chain_max - HEADER_AND_STATUS);
         let waiters = Waiters::new(&self.memory, self.options.waiters).map_err(no_memory)?;
-        let mut ring = MaybeUninit::uninit();
-        Ring::new_in(&mut ring, self.memory.clone(), settings)?;
-        // SAFETY: it was made there just now.
-        let ring = unsafe { ring.assume_init() };
-        Ok(place.write(Queue::new(ring, self.device.notifier(index), limits, index, self.epoch.clone(), waiters)))
+        let ring = Ring::new(self.memory.clone(), settings)?;
+        Ok(Queue::new(ring, self.device.notifier(index), limits, index, self.epoch.clone(), waiters))
     }
 
     /// The shape of a queue.
@@ -279,22 +209,35 @@ impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
     pub fn start(self) -> Device<T, M> {
         Device::new(self.device.start(), self.info, self.next_queue, self.epoch)
     }
-}
 
-impl<T: Transport, M: Memory, R: RingFormat> Setup<T, M, R> {
-    /// As [`start`](Setup::start), where the device is to stay.
+    /// Lets the device run with its only queue. [`Disk::open`] in steps, for a kernel with a small stack: each step can
+    /// have a frame of its own, and leave what it has made on the heap.
     ///
-    /// # Safety
+    /// # Errors
     ///
-    /// There is a value at `setup`, which is taken from there.
-    #[inline(never)]
-    pub(crate) unsafe fn start_in(setup: *mut Self, place: &mut MaybeUninit<Device<T, M>>) {
-        // SAFETY: as the caller promises. Each field is taken once, or needs no drop.
-        unsafe {
-            let running = (&raw mut (*setup).device).read().start();
-            let epoch = (&raw mut (*setup).epoch).read();
-            (&raw mut (*setup).memory).drop_in_place();
-            place.write(Device::new(running, (*setup).info, (*setup).next_queue, epoch));
+    /// [`OpenError::ForeignQueue`]: the queue is of another device, or not the only one. The device is reset when it is
+    /// used next.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::boxed::Box;
+    ///
+    /// use virtio_blk::{Disk, OpenError, Options, Setup};
+    /// use virtio_transport::{Spin, Transport};
+    /// use virtqueue::Memory;
+    ///
+    /// fn open<T: Transport, M: Memory>(transport: T, memory: M) -> Result<Box<Disk<T, M>>, OpenError> {
+    ///     let mut setup = Box::new(Setup::negotiate(transport, memory, &Options::default(), &mut Spin)?);
+    ///     let queue = Box::new(setup.add_queue()?);
+    ///     setup.start_disk(*queue).map(Box::new)
+    /// }
+    /// ```
+    pub fn start_disk<B: Buffer>(self, queue: Queue<M, T::Notifier, B, R>) -> Result<Disk<T, M, B, R>, OpenError> {
+        if self.next_queue == 1 && queue.epoch().is(&self.epoch) {
+            Ok(Disk::new(self.start(), queue))
+        } else {
+            Err(OpenError::ForeignQueue)
         }
     }
 }

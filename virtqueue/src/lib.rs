@@ -69,7 +69,6 @@ mod in_order;
 #[cfg(all(test, loom))]
 mod interleaving;
 mod layout;
-mod made;
 mod memory;
 #[cfg(loom)]
 mod modelled;

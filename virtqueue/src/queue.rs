@@ -1,6 +1,5 @@
 //! A queue: a ring, and a slot for each chain that can be in flight.
 
-use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use virtio_spec::split_ring::MAX_QUEUE_SIZE;
@@ -8,7 +7,6 @@ use virtio_spec::split_ring::MAX_QUEUE_SIZE;
 use crate::chain::Chain;
 use crate::error::{ChainError, QueueSetupError, Violation};
 use crate::layout::{PackedLayout, SplitLayout};
-use crate::made::Made;
 use crate::memory::{Access, Memory, MemoryError, PageRequest, Purpose};
 use crate::owned::{OwnedPages, PrivateSlice};
 use crate::ring::{Ring, RingFormat, Split};
@@ -116,19 +114,6 @@ impl<M: Memory, T: Attachment, R: RingFormat> Queue<M, T, R> {
     /// [`QueueSetupError`] for a size or a chain length that no queue has, or when the kernel has no memory. Nothing
     /// stays allocated.
     pub fn new(memory: M, settings: Settings) -> Result<Self, QueueSetupError> {
-        let mut place = MaybeUninit::uninit();
-        Self::new_in(&mut place, memory, settings)?;
-        // SAFETY: it was made there just now.
-        Ok(unsafe { place.assume_init() })
-    }
-
-    /// As [`new`](Queue::new), where the queue is to stay: for a small stack. With an error, nothing is there.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`new`](Queue::new).
-    #[inline(never)]
-    pub fn new_in(place: &mut MaybeUninit<Self>, memory: M, settings: Settings) -> Result<&mut Self, QueueSetupError> {
         let settings = Settings { segment_max_bytes: settings.segment_max_bytes.max(1), ..settings };
         let Settings { size, chain_max, .. } = settings;
         let Settings { packed, in_order, .. } = settings;
@@ -141,33 +126,22 @@ impl<M: Memory, T: Attachment, R: RingFormat> Queue<M, T, R> {
         if chain_max == 0 || chain_max > size {
             return Err(QueueSetupError::ChainMax { chain_max, size });
         }
-        let at = place.as_mut_ptr();
-        // SAFETY: a field of the queue, which is written once, here. If what follows fails, it is dropped again.
-        let ring = unsafe {
-            let ring = &raw mut (*at).ring;
-            R::Ring::new_in(&mut *ring.cast(), &memory, &settings)?;
-            Made::there(ring)
-        };
+        let ring = R::Ring::new(&memory, &settings)?;
         let count = usize::from(size);
         let failed = |bytes| move |error| QueueSetupError::Memory { bytes, error };
         let recorded = Self::recorded(&settings);
-        let segments = || PrivateSlice::allocate(&memory, count * recorded, |_| Segment::EMPTY);
-        // SAFETY: as above.
-        let segments = unsafe { Made::new(&raw mut (*at).segments, segments) }
+        let segments = PrivateSlice::allocate(&memory, count * recorded, |_| Segment::EMPTY)
             .map_err(failed((count * recorded).saturating_mul(size_of::<Segment>())))?;
         let slot_stride = Self::slot_stride(&settings);
         // More than any memory has, where addresses have 32 bits.
         let bytes = PrivateSlice::<u8, M>::bytes(count.saturating_mul(slot_stride));
         let bytes = bytes.ok_or(MemoryError::OutOfMemory).map_err(failed(usize::MAX))?;
         let request = PageRequest { bytes, align: SLOT_ALIGN, max_address: u64::MAX, purpose: Purpose::Shared };
-        let shared = || OwnedPages::allocate(&memory, request);
-        // SAFETY: as above.
-        let shared = unsafe { Made::new(&raw mut (*at).shared, shared) }.map_err(failed(bytes))?;
-        let first_slot = shared.get().start();
-        let slot = |index| Slot {
+        let shared = OwnedPages::allocate(&memory, request).map_err(failed(bytes))?;
+        let slots = PrivateSlice::allocate(&memory, count, |index| Slot {
             attachment: None,
             // SAFETY: there are fewer slots than `count`, for each of which `shared` has `slot_stride` bytes.
-            shared: unsafe { first_slot.add(index * slot_stride) },
+            shared: unsafe { shared.start().add(index * slot_stride) },
             generation: 0,
             writable_bytes: 0,
             used_bytes: 0,
@@ -176,25 +150,23 @@ impl<M: Memory, T: Attachment, R: RingFormat> Queue<M, T, R> {
             next: index as u16 + 1,
             state: State::Free,
             framed: false,
-        };
-        // SAFETY: as above.
-        let slots = unsafe { Made::new(&raw mut (*at).slots, || PrivateSlice::allocate(&memory, count, slot)) }
-            .map_err(failed(count * size_of::<Slot<T>>()))?;
-        // Nothing fails any more.
-        core::mem::forget((ring, segments, shared, slots));
-        // SAFETY: the other fields, each once; then it is complete.
-        let queue = unsafe {
-            (&raw mut (*at).recorded).write(recorded);
-            (&raw mut (*at).slot_stride).write(slot_stride);
-            (&raw mut (*at).memory).write(memory);
-            (&raw mut (*at).settings).write(settings);
-            (&raw mut (*at).framed_max_bytes).write(settings.segment_max_bytes.min(u32::MAX - T::SLOT_BYTES as u32));
-            (&raw mut (*at).first_free).write(0);
-            (&raw mut (*at).usable).write(size);
-            (&raw mut (*at).off_ring).write(0);
-            (&raw mut (*at).broken).write(None);
-            (&raw mut (*at).exposed).write(false);
-            place.assume_init_mut()
+        })
+        .map_err(failed(count * size_of::<Slot<T>>()))?;
+        let mut queue = Self {
+            ring,
+            slots,
+            segments,
+            recorded,
+            shared,
+            slot_stride,
+            memory,
+            settings,
+            framed_max_bytes: settings.segment_max_bytes.min(u32::MAX - T::SLOT_BYTES as u32),
+            first_free: 0,
+            usable: size,
+            off_ring: 0,
+            broken: None,
+            exposed: false,
         };
         queue.write_frames();
         Ok(queue)

@@ -1,7 +1,5 @@
 //! What a queue asks of its ring, whichever of the two forms that has.
 
-use core::mem::MaybeUninit;
-
 use crate::either::EitherRing;
 use crate::error::{QueueSetupError, Violation};
 use crate::in_order::InOrderRing;
@@ -86,15 +84,6 @@ mod sealed {
 pub trait Ring<M: Memory>: Sized {
     /// Makes an empty ring that asks for no interrupts.
     fn new(memory: &M, settings: &Settings) -> Result<Self, QueueSetupError>;
-
-    /// The same, where the ring is to stay. With an error, nothing is there.
-    fn new_in<'p>(
-        place: &'p mut MaybeUninit<Self>,
-        memory: &M,
-        settings: &Settings,
-    ) -> Result<&'p mut Self, QueueSetupError> {
-        Ok(place.write(Self::new(memory, settings)?))
-    }
 
     /// Where the ring is.
     fn areas(&self) -> Areas;

@@ -18,7 +18,6 @@
 //! Shared memory is written by the driver and read back never: which descriptors are free, and how those in flight
 //! hang together, is kept in private memory.
 
-use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
 
 use virtio_spec::split_ring::{
@@ -126,18 +125,6 @@ impl<M: Memory> SplitRing<M> {
 
 impl<M: Memory> Ring<M> for SplitRing<M> {
     fn new(memory: &M, settings: &Settings) -> Result<Self, QueueSetupError> {
-        let mut place = MaybeUninit::uninit();
-        Self::new_in(&mut place, memory, settings)?;
-        // SAFETY: it was made there just now.
-        Ok(unsafe { place.assume_init() })
-    }
-
-    #[inline(never)]
-    fn new_in<'p>(
-        place: &'p mut MaybeUninit<Self>,
-        memory: &M,
-        settings: &Settings,
-    ) -> Result<&'p mut Self, QueueSetupError> {
         let size = settings.size;
         let layout = SplitLayout::new(size, settings.contiguous_align);
         let request = PageRequest {
@@ -166,7 +153,7 @@ impl<M: Memory> Ring<M> for SplitRing<M> {
         // SAFETY: the layout puts each field inside `layout.bytes`, which were allocated zeroed, at its alignment; the
         // size is a power of two; the pages live as long as the ring does, and only it and the device touch them.
         let ring = unsafe {
-            place.write(Self {
+            Self {
                 descriptors: Shared::array(base, 0, mask),
                 avail_flags: Shared::one(base, driver + AVAILABLE_FLAGS_OFFSET),
                 avail_idx: Shared::one(base, driver + AVAILABLE_IDX_OFFSET),
@@ -189,7 +176,7 @@ impl<M: Memory> Ring<M> for SplitRing<M> {
                 little_endian: settings.contiguous_align.is_none(),
                 areas,
                 pages,
-            })
+            }
         };
         ring.disable_interrupts();
         Ok(ring)

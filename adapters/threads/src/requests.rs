@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use virtio_blk::{Completion, Disk, Error, Info, OpenError, Operation, Options, SECTOR_BYTES, Split, Token};
+use virtio_blk::{Completion, Disk, Error, Info, OpenError, Operation, Options, Queue, SECTOR_BYTES, Setup, Token};
 use virtio_transport::{Interrupt, InterruptStatus, SpinLimit, Transport, Wait};
 use virtqueue::Memory;
 
@@ -94,22 +94,40 @@ impl<T: Transport, M: Memory, W> Requests<T, M, W> {
         wait: &mut impl Wait,
     ) -> Result<Box<Self>, OpenError> {
         let interrupt = transport.interrupt();
-        let mut disk = Self::open_disk(transport, memory.clone(), options, wait)?;
+        let mut setup = Self::negotiate(transport, memory.clone(), options, wait)?;
+        let queue = Self::make_queue(&mut setup)?;
+        let mut disk = Self::start(setup, queue)?;
         disk.queue().use_polling();
         Self::around(disk, interrupt, memory)
     }
 
+    // In steps, each with a stack frame of its own, and what they make on the heap: a kernel's stack is small.
+
     #[inline(never)]
-    fn open_disk(
+    fn negotiate(
         transport: T,
         memory: M,
         options: &Options,
         wait: &mut impl Wait,
-    ) -> Result<Box<Disk<T, M>>, OpenError> {
-        let (mut place, mut scratch) = (Box::new_uninit(), Box::new_uninit());
-        Disk::open_in(&mut place, &mut scratch, Split, transport, memory, options, wait)?;
-        // SAFETY: it was opened there just now.
-        Ok(unsafe { place.assume_init() })
+    ) -> Result<Box<Setup<T, M>>, OpenError> {
+        Setup::negotiate(transport, memory, options, wait).map(Box::new)
+    }
+
+    #[inline(never)]
+    fn make_queue(setup: &mut Setup<T, M>) -> Result<Box<Queue<M, T::Notifier>>, OpenError> {
+        match setup.add_queue() {
+            Ok(queue) => Ok(Box::new(queue)),
+            Err(error) => Err(error),
+        }
+    }
+
+    #[inline(never)]
+    #[expect(clippy::boxed_local, reason = "by value, they would be on the stack of the caller too")]
+    fn start(setup: Box<Setup<T, M>>, queue: Box<Queue<M, T::Notifier>>) -> Result<Box<Disk<T, M>>, OpenError> {
+        match setup.start_disk(*queue) {
+            Ok(disk) => Ok(Box::new(disk)),
+            Err(error) => Err(error),
+        }
     }
 
     #[inline(never)]

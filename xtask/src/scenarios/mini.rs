@@ -31,8 +31,8 @@ use crate::{
 
 /// The most that a call of the adapter may need of a stack: rCore and Alien have 8 KiB.
 const STACK_MAX_BYTES: u64 = 1024;
-/// The most that opening the disk may need, the search of the device tree included.
-const OPEN_MAX_BYTES: u64 = 3584;
+/// The most that opening the disk may need, which is done while the kernel boots; the search of the device tree included.
+const OPEN_MAX_BYTES: u64 = 4352;
 
 /// How the calls of a kernel wait for the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
