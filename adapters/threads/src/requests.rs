@@ -1,48 +1,22 @@
 //! What threads wait for: all of it is behind the lock.
 
+mod answers;
+mod opening;
+mod recovery;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use virtio_blk::{Completion, Disk, Error, Info, OpenError, Operation, Options, Queue, SECTOR_BYTES, Setup, Token};
-use virtio_transport::{Interrupt, InterruptStatus, SpinLimit, Transport, Wait};
+use virtio_blk::{Disk, Error, Info, Operation, SECTOR_BYTES, Token};
+use virtio_transport::{Interrupt, InterruptStatus, Transport};
 use virtqueue::Memory;
 
+pub(crate) use self::answers::Noticed;
 use crate::bounce::{Block, Bounce};
 use crate::calls::{Calls, Place};
 use crate::job::{Job, Wanted};
 use crate::line::Line;
 use crate::shared::SendTransport;
-
-/// How often the acknowledgement of a reset is looked for before others get the lock again.
-const RESET_LOOKS: u64 = 1 << 20;
-
-/// How often a request is issued again after the device has failed. A request may be what it fails at.
-const REISSUES_MAX: u8 = 3;
-
-/// What was noticed of the device.
-pub(crate) enum Noticed<W> {
-    /// Something that this thread waits for.
-    Wake(W),
-    /// Something that nobody sleeps for.
-    Other,
-    /// Nothing more.
-    Nothing,
-}
-
-/// What the device has said, as far as it concerns anybody. It is small, as it is found out where the stack is deepest.
-#[derive(Clone, Copy)]
-enum Answer {
-    /// A request of this call has ended.
-    Ended(Place),
-    /// A part of a block was read, and is to be written: the request of this slot of the queue.
-    Changed(u16),
-    /// A request has ended that nobody waits for.
-    Unknown,
-    /// Nothing more.
-    Nothing,
-    /// Nonsense.
-    Violation,
-}
 
 /// A request that can be made.
 struct Planned {
@@ -86,67 +60,6 @@ pub(crate) struct Requests<T: Transport, M: Memory, W> {
 unsafe impl<T: SendTransport, M: Memory + Send, W: Send> Send for Requests<T, M, W> where Disk<T, M>: Send {}
 
 impl<T: Transport, M: Memory, W> Requests<T, M, W> {
-    /// Opens a disk. What is large of it is put on the heap piece by piece: kernels open disks on small stacks, too.
-    pub(crate) fn open(
-        transport: T,
-        memory: M,
-        options: &Options,
-        wait: &mut impl Wait,
-    ) -> Result<Box<Self>, OpenError> {
-        let interrupt = transport.interrupt();
-        let mut setup = Self::negotiate(transport, memory.clone(), options, wait)?;
-        let queue = Self::make_queue(&mut setup)?;
-        let mut disk = Self::start(setup, queue)?;
-        disk.queue().use_polling();
-        Self::around(disk, interrupt, memory)
-    }
-
-    // In steps, each with a stack frame of its own, and what they make on the heap: a kernel's stack is small.
-
-    #[inline(never)]
-    fn negotiate(
-        transport: T,
-        memory: M,
-        options: &Options,
-        wait: &mut impl Wait,
-    ) -> Result<Box<Setup<T, M>>, OpenError> {
-        Setup::negotiate(transport, memory, options, wait).map(Box::new)
-    }
-
-    #[inline(never)]
-    fn make_queue(setup: &mut Setup<T, M>) -> Result<Box<Queue<M, T::Notifier>>, OpenError> {
-        match setup.add_queue() {
-            Ok(queue) => Ok(Box::new(queue)),
-            Err(error) => Err(error),
-        }
-    }
-
-    #[inline(never)]
-    #[expect(clippy::boxed_local, reason = "by value, they would be on the stack of the caller too")]
-    fn start(setup: Box<Setup<T, M>>, queue: Box<Queue<M, T::Notifier>>) -> Result<Box<Disk<T, M>>, OpenError> {
-        match setup.start_disk(*queue) {
-            Ok(disk) => Ok(Box::new(disk)),
-            Err(error) => Err(error),
-        }
-    }
-
-    #[inline(never)]
-    fn around(mut disk: Box<Disk<T, M>>, interrupt: T::Interrupt, memory: M) -> Result<Box<Self>, OpenError> {
-        let bounce = Bounce::new(memory, disk.info().block_bytes as usize).map_err(OpenError::Memory)?;
-        let size = disk.queue().size();
-        Ok(Box::new(Self {
-            disk,
-            interrupt,
-            in_flight: (0..size).map(|_| None).collect(),
-            calls: Calls::new(size),
-            line: Line::new(),
-            bounce,
-            edits: 0,
-            interrupts: false,
-            unacknowledged: false,
-        }))
-    }
-
     /// What the disk says of itself.
     pub(crate) fn info(&self) -> &Info {
         self.disk.info()
@@ -368,205 +281,5 @@ impl<T: Transport, M: Memory, W> Requests<T, M, W> {
             Err(Error::Cancelled { .. }) if job.gave_up => Err(Error::GaveUp),
             result => result,
         }
-    }
-
-    /// Takes note of one thing that the device has done.
-    #[inline(never)]
-    pub(crate) fn notice(&mut self) -> Noticed<W> {
-        if self.unacknowledged {
-            self.recover();
-            if self.unacknowledged {
-                return Noticed::Nothing;
-            }
-        }
-        if let Some(waiter) = self.line.call() {
-            return Noticed::Wake(waiter);
-        }
-        let call = match self.next_answer() {
-            Answer::Ended(call) => call,
-            Answer::Changed(slot) => match self.write_changed(slot) {
-                Some(failed) => failed,
-                None => return Noticed::Other,
-            },
-            Answer::Unknown => return Noticed::Other,
-            Answer::Nothing => return Noticed::Nothing,
-            Answer::Violation => {
-                self.recover_from_failure();
-                return if self.unacknowledged { Noticed::Nothing } else { Noticed::Other };
-            }
-        };
-        match self.calls.get(call).and_then(|call| call.wake()) {
-            Some(waiter) => Noticed::Wake(waiter),
-            None => Noticed::Other,
-        }
-    }
-
-    /// What the device has said next.
-    #[inline(never)]
-    fn next_answer(&mut self) -> Answer {
-        // Looked at where it is, and not taken apart: that would be another copy of it.
-        let polled = self.disk.queue().poll();
-        match &polled {
-            Ok(Some(Completion { token, result: Ok(()), .. })) => self.ended_well(token.slot()),
-            Ok(Some(Completion { token, result: Err(error), .. })) => self.ended_badly(token.slot(), error),
-            Ok(None) => Answer::Nothing,
-            Err(error) => violated(error),
-        }
-    }
-
-    /// The device has done what was asked of it with a slot of the queue.
-    #[inline(never)]
-    fn ended_well(&mut self, slot: u16) -> Answer {
-        let place = self.in_flight.get_mut(usize::from(slot));
-        let Some(request) = place.and_then(Option::as_mut) else { return Answer::Unknown };
-        if request.go_on() { Answer::Changed(slot) } else { self.end(slot, None) }
-    }
-
-    /// The device could not do what was asked of it.
-    #[cold]
-    #[inline(never)]
-    fn ended_badly(&mut self, slot: u16, error: &Error) -> Answer {
-        self.end(slot, Some(error))
-    }
-
-    /// Writes a block, a part of which was changed. If that cannot be, it has ended: returns the call.
-    #[inline(never)]
-    fn write_changed(&mut self, slot: u16) -> Option<Place> {
-        let request = self.in_flight.get(usize::from(slot)).and_then(Option::as_ref)?;
-        let (wanted, block) = (request.wanted, request.block);
-        // SAFETY: the block is this request's until that has ended.
-        match unsafe { self.submit(&wanted, block, true) } {
-            Ok(token) => {
-                self.disk.queue().commit();
-                self.moved(slot, token);
-                None
-            }
-            Err(error) => match self.ended_badly(slot, &error) {
-                Answer::Ended(call) => Some(call),
-                _ => None,
-            },
-        }
-    }
-
-    /// A request has got another slot.
-    #[inline(never)]
-    fn moved(&mut self, from: u16, token: Token) {
-        let request = self.in_flight.get_mut(usize::from(from)).and_then(Option::take);
-        if let Some(slot) = self.in_flight.get_mut(usize::from(token.slot())) {
-            *slot = request.map(|request| Request { token, ..request });
-        }
-    }
-
-    /// Takes note of the request of a slot, which has ended.
-    #[inline(never)]
-    fn end(&mut self, slot: u16, error: Option<&Error>) -> Answer {
-        let Some(slot) = self.in_flight.get_mut(usize::from(slot)) else { return Answer::Unknown };
-        let Some(request) = slot else { return Answer::Unknown };
-        let place = request.call;
-        self.edits -= usize::from(request.wanted.is_edit());
-        if let Some(block) = request.block {
-            self.bounce.give_back(block);
-        }
-        *slot = None;
-        self.line.make_room();
-        if let Some(call) = self.calls.get(place) {
-            call.in_flight -= 1;
-            if let Some(error) = error {
-                call.fail(error);
-            }
-        }
-        Answer::Ended(place)
-    }
-
-    /// Gives a job up. If the device has requests of it, it is reset; those of others are issued again.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn give_up(&mut self, job: &mut Job) {
-        job.gave_up = true;
-        let place = job.place;
-        if job.has_more() {
-            match place.or_else(|| self.calls.begin()).and_then(|place| {
-                job.place = Some(place);
-                self.calls.get(place)
-            }) {
-                Some(call) => call.fail(&Error::GaveUp),
-                None => return,
-            }
-            job.stop();
-        }
-        let mut cancelled = false;
-        for request in self.in_flight.iter().flatten().filter(|request| Some(request.call) == place) {
-            cancelled |= self.disk.queue().cancel(request.token);
-        }
-        if cancelled {
-            self.recover();
-        }
-    }
-
-    /// Resets a device that has failed. What was asked of it is asked again, unless it has failed too often at that.
-    #[cold]
-    #[inline(never)]
-    fn recover_from_failure(&mut self) {
-        for request in self.in_flight.iter_mut().flatten() {
-            if request.reissued >= REISSUES_MAX {
-                self.disk.queue().cancel(request.token);
-            }
-            request.reissued = request.reissued.saturating_add(1);
-        }
-        self.recover();
-    }
-
-    /// Resets the device, and brings it up again.
-    #[cold]
-    #[inline(never)]
-    fn recover(&mut self) {
-        let recovered = self.disk.recover(&mut SpinLimit { looks: RESET_LOOKS });
-        self.unacknowledged = recovered == Err(Error::NotAcknowledged);
-        match recovered {
-            Ok(recovered) if recovered.writes_in_doubt => {
-                log::error!("virtio disk: the device was reset; writes since the last flush may be lost");
-            }
-            Ok(_) => log::warn!("virtio disk: the device was reset"),
-            Err(error) => log::error!("virtio disk: {error}"),
-        }
-    }
-}
-
-/// The device broke the rules.
-#[cold]
-#[inline(never)]
-fn violated(error: &Error) -> Answer {
-    match error {
-        Error::Violation(violation) => {
-            log::error!("virtio disk: {violation}");
-            Answer::Violation
-        }
-        // `poll` has no other.
-        _ => Answer::Nothing,
-    }
-}
-
-impl Request {
-    /// Goes on with a part of a block when the device was successful. `true`: the block was read, was changed, and is
-    /// to be written.
-    fn go_on(&mut self) -> bool {
-        let (Some(block), Some(offset)) = (self.block, self.wanted.part) else {
-            return false;
-        };
-        let (buffer, bytes) = (self.wanted.buffer.cast(), self.wanted.buffer.len());
-        // SAFETY: a part lies inside of its block.
-        let part = unsafe { block.at(offset as usize) };
-        if self.wanted.operation != Operation::Write {
-            // SAFETY: the thread's buffer is valid until its request has ended, and is none of the block; the device is
-            // done with that, and nobody else has it.
-            unsafe { part.copy_to_nonoverlapping(buffer, bytes) };
-            return false;
-        }
-        if core::mem::replace(&mut self.changed, true) {
-            return false;
-        }
-        // SAFETY: as above, the other way round.
-        unsafe { part.copy_from_nonoverlapping(buffer, bytes) };
-        true
     }
 }
