@@ -141,25 +141,34 @@ impl<M: Memory, N: Notifier, B: Buffer, R: RingFormat> Queue<M, N, B, R> {
     /// Takes note of what the device has left as the status of a request that it has used, and of what follows from it for
     /// the question which writes a flush has covered. To whom the request belongs.
     fn note(&mut self, token: Token, status: u8) -> Option<Owner> {
-        let (slot, pending) = self.ring.slot_and_attachment(token)?;
+        let pending = self.ring.attachment(token)?;
         pending.ending = Ending::Status(status);
+        let (operation, owner) = (pending.operation, pending.owner);
         if status == RequestStatus::OK.0 {
-            match pending.operation {
+            match operation {
                 Operation::Flush => self.epoch.flushed(FlushNumber::from_bits(pending.sector)),
                 operation if operation.writes() => self.last_write = Some(self.epoch.last_flush()),
                 _ => {}
             }
-            if pending.operation == Operation::ZoneAppend {
-                let found = appended_sector(&slot);
-                if self.limits.is_in_zone(pending.sector, found) {
-                    pending.sector = found;
-                } else {
-                    log::warn!("virtio disk: an append to the zone at {} landed at {found}", pending.sector);
-                    pending.ending = Ending::Misplaced;
-                }
+            if operation == Operation::ZoneAppend {
+                self.note_place(token);
             }
         }
-        Some(pending.owner)
+        Some(owner)
+    }
+
+    /// Takes note of where an append has landed. Apart, as all others need no room on the stack for it.
+    #[cold]
+    #[inline(never)]
+    fn note_place(&mut self, token: Token) {
+        let Some((slot, pending)) = self.ring.slot_and_attachment(token) else { return };
+        let found = appended_sector(&slot);
+        if self.limits.is_in_zone(pending.sector, found) {
+            pending.sector = found;
+        } else {
+            log::warn!("virtio disk: an append to the zone at {} landed at {found}", pending.sector);
+            pending.ending = Ending::Misplaced;
+        }
     }
 
     /// Notes the status of a request that the device has used, and keeps it for its owner.
