@@ -44,8 +44,7 @@ pub(crate) const SOON: SpinLimit = SpinLimit { looks: 1000 };
 /// # When the policy gives up, or the device breaks the rules
 ///
 /// A call that borrows its buffer can only return when the device has let go of it. If the policy gives up before, the
-/// device is reset, for which it is taken out of its lock; the call returns when the reset is acknowledged, and spins
-/// until then. A device that acknowledges nothing keeps such a call for ever. A caller who does not trust its device that
+/// device is reset, under its lock if it is shared; the call returns when the reset is acknowledged, and spins until then. A device that acknowledges nothing keeps such a call for ever. A caller who does not trust its device that
 /// far gives buffers away instead ([`Queue::submit_read`]).
 ///
 /// The reset is that of the whole device: on every queue, calls return [`Error::Stopped`] from then on, until the device

@@ -74,10 +74,8 @@ impl Asked<'_> {
         rows
     }
 
-    /// The last value of a property that was given.
     fn property(&self, key: &str) -> Option<&str> {
-        let values = self.properties.iter().filter_map(|property| property.split_once('='));
-        values.filter(|(found, _)| *found == key).map(|(_, value)| value).next_back()
+        property(self.properties, key)
     }
 
     fn number(&self, key: &str) -> Option<u64> {
@@ -85,7 +83,7 @@ impl Asked<'_> {
     }
 
     fn is_on(&self, key: &str, default: bool) -> bool {
-        self.property(key).map_or(default, |value| value == "on")
+        if self.property(key).is_some() { is_on(self.properties, key) } else { default }
     }
 
     fn is_legacy(&self) -> bool {
@@ -150,6 +148,55 @@ impl Asked<'_> {
         let given = sizes.map(|(key, bytes)| format!("{key} {bytes}"));
         Ok(given.join(", "))
     }
+}
+
+/// The last value of a property that was given.
+fn property<'p>(properties: &'p [String], key: &str) -> Option<&'p str> {
+    let values = properties.iter().filter_map(|property| property.split_once('='));
+    values.filter(|(found, _)| *found == key).map(|(_, value)| value).next_back()
+}
+
+/// Whether a switch was given, and is on.
+pub(crate) fn is_on(properties: &[String], key: &str) -> bool {
+    property(properties, key) == Some("on")
+}
+
+/// The properties that are switches, and are held against what the guest finds.
+const SWITCHES: [&str; 6] = ["packed", "indirect_desc", "event_idx", "iommu_platform", "write-cache", "config-wce"];
+/// Those that are numbers.
+const NUMBERS: [&str; 8] =
+    ["queue-size", "logical_block_size", "cyls", "heads", "secs", "physical_block_size", "min_io_size", "opt_io_size"];
+
+/// A property as it is given on the command line, in the one spelling that is compared: QEMU knows several.
+pub(crate) fn parse(text: &str) -> Result<String, String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as logical_block_size=4096")?;
+    if SWITCHES.contains(&key) {
+        let on = match value {
+            "on" | "yes" | "true" | "y" => true,
+            "off" | "no" | "false" | "n" => false,
+            _ => return Err(format!("{key} is on or off, found {value}")),
+        };
+        Ok(format!("{key}={}", on_off(on)))
+    } else if NUMBERS.contains(&key) {
+        let number = number(value).ok_or_else(|| format!("{key} is a number of at most 64 bits, found {value}"))?;
+        Ok(format!("{key}={number}"))
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// A number in decimal or, behind 0x, hexadecimal; or in decimal with k, M or G behind it.
+fn number(text: &str) -> Option<u64> {
+    if let Some(digits) = text.strip_prefix("0x") {
+        return u64::from_str_radix(digits, 16).ok();
+    }
+    let (digits, shift) = match text.char_indices().next_back()? {
+        (end, 'k' | 'K') => (&text[..end], 10),
+        (end, 'M') => (&text[..end], 20),
+        (end, 'G') => (&text[..end], 30),
+        _ => (text, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 fn geometry_text(geometry: Geometry) -> String {
@@ -218,6 +265,23 @@ mod tests {
                           write-cache=off config-wce=off cyls=7 heads=3 secs=20 physical_block_size=4096 \
                           min_io_size=4096 opt_io_size=65536";
         assert_eq!(problems(Transport::Pci, properties, &reports(true)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_spelling_of_qemus_becomes_the_one_that_is_compared() {
+        for (given, kept) in [
+            ("packed=true", "packed=on"),
+            ("config-wce=n", "config-wce=off"),
+            ("cyls=0x10", "cyls=16"),
+            ("opt_io_size=64K", "opt_io_size=65536"),
+            ("logical_block_size=4k", "logical_block_size=4096"),
+            ("serial=abc", "serial=abc"),
+        ] {
+            assert_eq!(parse(given).as_deref(), Ok(kept));
+        }
+        for wrong in ["packed", "packed=perhaps", "cyls=many", "cyls=", "opt_io_size=99999999999G"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

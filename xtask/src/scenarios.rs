@@ -26,6 +26,10 @@ use crate::{
 /// Runs a demonstration, and checks it.
 pub(crate) type Scenario = fn(&Options) -> Result<()>;
 
+/// The names of all of them.
+pub(crate) const NAMES: [&str; 10] =
+    ["async", "blocks", "errors", "resize", "crash", "rcore", "rcore-fs", "alien", "alien-sleep", "alien-read"];
+
 /// The demonstration of this name, if it is one of these.
 pub(crate) fn find(demo: &str) -> Option<Scenario> {
     match demo {

@@ -28,7 +28,7 @@ use crate::{
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
     /// How often the power fails.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
 
     /// How the disk is connected.
@@ -86,7 +86,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         control.push(rig.round("unflushed").context("a round without flushes")?);
     }
     drop(progress);
-    for (what, rounds) in [("with flushes", &flushed), ("without flushes", &control)] {
+    for (what, rounds) in [("with flushes", &flushed), ("without flushes, where some must be lost", &control)] {
         let reported: u64 = rounds.iter().map(|round| round.reported).sum();
         let losers = rounds.iter().filter(|round| round.lost > 0).count();
         println!(

@@ -17,7 +17,7 @@ use crate::{
     guest,
     image::{self, Format},
     progress::Progress,
-    properties::Asked,
+    properties::{self, Asked},
     qemu::{Drive, Machine, NODE, Transport},
     qmp::Qmp,
     scenarios, session,
@@ -68,8 +68,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "KIND", default_value = "direct")]
     pub(crate) memory: MemoryKind,
 
-    /// A further property of QEMU's disk, such as `logical_block_size=4096`; may be given several times.
-    #[arg(long, value_name = "KEY=VALUE")]
+    /// A further property of QEMU's disk, such as `logical_block_size=4096`, `packed=on`, `config-wce=off`,
+    /// `write-cache=off` or `cyls=500`; may be given several times. What the guest finds is held against it.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = properties::parse)]
     pub(crate) property: Vec<String>,
 
     /// Let what `blocks` discards become holes in the image (QEMU's discard=unmap).
@@ -81,7 +82,7 @@ pub(crate) struct Options {
     pub(crate) read_only: bool,
 
     /// How often each task of `async` does something.
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
 
     /// End the guest after so many seconds. Without this: a minute, and a second for each mebibyte of the disk.
@@ -151,8 +152,8 @@ fn parse_queue_size(text: &str) -> Result<u16, String> {
 
 /// Boots and checks; an error says what is wrong.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    check_options(options)?;
     if let Some(scenario) = scenarios::find(&options.demo) {
-        ensure!(options.disk.is_none(), "--disk is for the tour: the demo {} has a disk of its own", options.demo);
         return scenario(options);
     }
     // What the user gave is looked at first, before anything is installed or built.
@@ -186,6 +187,46 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("the host's check of {} does not agree with the guest:\n  {}", disk.display(), problems.join("\n  "));
     }
     println!("the host's check agrees with the guest; the image is {}", disk.display());
+    Ok(())
+}
+
+/// What the guest does without a scenario of the host's: the tour, and mistakes.
+const PLAIN: [&str; 4] = ["tour", "panic", "trap", "hang"];
+
+/// Finds what cannot be, and options that would do nothing.
+fn check_options(options: &Options) -> Result<()> {
+    let demo = options.demo.as_str();
+    let plain = PLAIN.contains(&demo);
+    ensure!(
+        plain || scenarios::find(demo).is_some(),
+        "there is no demo {demo}, expected one of: {}, {}",
+        PLAIN.join(", "),
+        scenarios::NAMES.join(", ")
+    );
+    ensure!(options.disk.is_none() || plain, "--disk is for the tour: the demo {demo} has a disk of its own");
+    let usual = Options::default();
+    let idle = [
+        ("--format", !plain && options.format != usual.format),
+        ("--partitioned", !plain && options.partitioned),
+        ("--read-only", !plain && options.read_only),
+        ("--ring", !plain && demo != "blocks" && options.ring != usual.ring),
+        ("--memory", !plain && demo != "blocks" && options.memory != usual.memory),
+        ("--unmap", demo != "blocks" && options.unmap),
+        ("--rounds", demo != "async" && options.rounds != usual.rounds),
+    ];
+    for (option, idle) in idle {
+        ensure!(!idle, "{option} does nothing in the demo {demo}: leave it out (see cargo xtask run --help)");
+    }
+    let packed = properties::is_on(&options.property, "packed");
+    let legacy = options.transport == Transport::Legacy;
+    ensure!(
+        !(packed && legacy),
+        "a legacy device has no packed ring: leave --property packed=on out, or take another --transport"
+    );
+    ensure!(
+        options.ring != Ring::Packed || packed,
+        "QEMU's disk has a packed ring only with --property packed=on: add that, or leave --ring packed out"
+    );
     Ok(())
 }
 
@@ -321,6 +362,23 @@ mod tests {
         let wanted = ["secs=8", "min_io_size=512", "cyls=1024", "heads=4", "physical_block_size=4096"];
         assert_eq!(properties[..5], wanted);
         assert_eq!(properties[5..], ["opt_io_size=65536"]);
+    }
+
+    #[test]
+    fn what_would_do_nothing_is_refused() {
+        let refused = |options: Options| format!("{:#}", check_options(&options).expect_err("a refusal"));
+        let demo = |demo: &str| Options { demo: demo.into(), ..Options::default() };
+        assert!(refused(demo("nonsense")).contains("expected one of: tour"));
+        assert!(refused(Options { read_only: true, ..demo("rcore") }).starts_with("--read-only"));
+        assert!(refused(Options { unmap: true, ..demo("tour") }).starts_with("--unmap"));
+        assert!(refused(Options { rounds: 5, ..demo("tour") }).starts_with("--rounds"));
+        assert!(refused(Options { ring: Ring::Packed, ..demo("tour") }).contains("packed=on"));
+        let packed = Options { property: vec!["packed=on".into()], ..demo("tour") };
+        assert!(check_options(&packed).is_ok());
+        assert!(refused(Options { transport: Transport::Legacy, ..packed }).contains("no packed ring"));
+        for name in scenarios::NAMES {
+            assert!(check_options(&demo(name)).is_ok(), "{name}");
+        }
     }
 
     #[test]

@@ -100,7 +100,8 @@ pub(super) fn run(arguments: &Arguments, device_tree: &[u8]) -> anyhow::Result<(
 
 /// A ratio as text for people.
 fn per_request(count: u64, requests: u64) -> alloc::string::String {
-    let thousandths = count * 1000 / requests.max(1);
+    let requests = requests.max(1);
+    let thousandths = (count * 1000 + requests / 2) / requests;
     alloc::format!("{}.{:03} a request", thousandths / 1000, thousandths % 1000)
 }
 
