@@ -92,7 +92,7 @@ fn the_ring_is_the_one_that_kernel_and_device_agree_on() {
 
 #[test]
 fn a_queue_has_as_many_entries_as_the_kernel_and_the_device_like() {
-    for (wished, most, expected) in [(12, 256, 12), (255, 100, 100), (5, 4, 4), (1000, 77, 77)] {
+    for (wished, most, expected) in few(1, [(12, 256, 12), (255, 100, 100), (5, 4, 4), (1000, 77, 77)]) {
         let memory = ScatterMemory::new();
         let device = BlockDevice::builder().packed().queue_size_max(most).build(&memory);
         let options = Options { queue_size: wished, segments: 2, ..defaults() };
@@ -249,7 +249,7 @@ fn tasks_share_a_queue() {
         let interrupt = handle.interrupt().expect("it runs");
         let disk = Rc::new(AsyncQueue::new(RefCell::new(queue)));
         let mut pool = LocalPool::new();
-        let tasks = if cfg!(miri) { 8 } else { 60 };
+        let tasks = if cfg!(miri) { 4 } else { 60 };
         let done = Rc::new(RefCell::new(0));
         for task in 0..tasks {
             let (disk, done) = (disk.clone(), done.clone());
