@@ -236,7 +236,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
     /// Whether a queue with this epoch is the device's, and the device can be reset if need be.
     fn check_owned(&self, queue: &Epoch<M>) -> Result<(), Error> {
         match self.state {
-            _ if !queue.is(&self.epoch) => Err(Error::ForeignQueue),
+            _ if !self.owns(queue) => Err(Error::ForeignQueue),
             State::Gone => Err(Error::Stopped),
             State::Running(_) | State::Stopped(_) => Ok(()),
         }
@@ -398,9 +398,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
     ) -> Result<T, Error> {
         self.check_complete(queues)?;
         for queue in queues.iter_mut() {
-            // A suspended device would never be done.
-            let drained = if self.epoch.takes_requests() { queue.drain(wait) } else { Ok(()) };
-            if let Err(error) = drained {
+            if let Err(error) = queue.drain(wait) {
                 log::warn!("virtio disk: shut down with requests in flight: {error}");
             }
         }
@@ -422,7 +420,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
         queues: &[&mut Queue<M, T::Notifier, B, R>],
     ) -> Result<(), Error> {
         // They are distinct, as each is borrowed exclusively; so it is enough to count.
-        let own = queues.iter().filter(|queue| self.owns(queue)).count();
+        let own = queues.iter().filter(|queue| self.owns(queue.epoch())).count();
         let found = u16::try_from(own).unwrap_or(u16::MAX);
         if found == self.queues && own == queues.len() {
             Ok(())
@@ -442,9 +440,9 @@ impl<T: Transport, M: Memory> Device<T, M> {
         }
     }
 
-    /// Whether a queue is this device's.
-    pub(crate) fn owns<B: Buffer, R: RingFormat>(&self, queue: &Queue<M, T::Notifier, B, R>) -> bool {
-        queue.epoch().is(&self.epoch)
+    /// Whether a queue with this epoch is this device's.
+    pub(crate) fn owns(&self, queue: &Epoch<M>) -> bool {
+        queue.is(&self.epoch)
     }
 
     pub(crate) fn epoch(&self) -> &Epoch<M> {

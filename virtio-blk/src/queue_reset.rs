@@ -31,7 +31,7 @@ impl<T: Transport, M: Memory> Device<T, M> {
         queue: &mut Queue<M, T::Notifier, B, R>,
         wait: &mut impl Wait,
     ) -> Result<Recovered, Error> {
-        if !self.owns(queue) {
+        if !self.owns(queue.epoch()) {
             return Err(Error::ForeignQueue);
         }
         let running = self.running_mut()?;

@@ -28,13 +28,11 @@ impl<T: Transport, M: Memory> Device<T, M> {
         wait: &mut impl Wait,
     ) -> Result<(), Error> {
         self.check_complete(queues)?;
-        let epoch = self.epoch().clone();
-        let running = self.running_mut()?;
-        if running.features() & virtio_spec::Features::SUSPEND.bits() != 0 {
+        if self.running_mut()?.features() & virtio_spec::Features::SUSPEND.bits() != 0 {
             // From when it is asked, the device gets neither requests nor notifications.
-            epoch.set_suspended();
+            self.epoch().set_suspended();
         }
-        running.suspend(wait).map_err(Error::Suspend)
+        self.running_mut()?.suspend(wait).map_err(Error::Suspend)
     }
 
     /// Lets the device go on, with what was in the queues.
